@@ -1,6 +1,6 @@
 """Images a second of autoslim's loader, from decoded images and decoding, against timm's own with as many worker processes.
 
-    python benchmarks/loader_speed.py --output runs/loader-speed [--sides 32,224,384] [--cores 1,2] [--seconds 60]
+    python benchmarks/loader_speed.py --output runs/loader-speed [--sides 32,224,384] [--cores 1,2] [--seconds 60] [--images 512]
 
 JPEG photographs of 4:3 are generated, whose shorter side is one and a half times the model's. A process for each side and number of cores,
 which is bound to them, reads whole epochs with all loaders in turns: `light` beside timm's random resized crop and flip, `strong` beside
@@ -111,10 +111,9 @@ def whole_epoch(batches: Callable[[], Iterable[Any]], device: torch.device) -> N
         torch.cuda.synchronize()
 
 
-def measure(output: Path, side: int, cores: int, seconds: float) -> list[Cell]:
+def measure(output: Path, side: int, cores: int, count: int, seconds: float) -> list[Cell]:
     torch.set_num_threads(cores)
     device, epochs = pick_device(), itertools.count()
-    count = images_of(side)
     source = output / f"images-{side}-{count}" / "source"
     if not source.is_dir():
         partial = source.with_name("partial")
@@ -189,11 +188,12 @@ def main() -> None:
     parser.add_argument("--sides", default="32,224,384")
     parser.add_argument("--cores", default="1,2")
     parser.add_argument("--seconds", type=float, default=60.0, help="of one measurement; at least five rounds")
+    parser.add_argument("--images", type=int, help="of an epoch; by default as many as take about as long at each side")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sides, counts = ([int(part) for part in text.split(",")] for text in (arguments.sides, arguments.cores))
     if arguments.measure is not None:
-        cells = measure(arguments.output, sides[0], counts[0], arguments.seconds)
+        cells = measure(arguments.output, sides[0], counts[0], arguments.images, arguments.seconds)
         arguments.measure.write_text("".join(cell.to_json() + "\n" for cell in cells))
         return
     allowed = sorted(os.sched_getaffinity(0))
@@ -202,13 +202,14 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     cells = []
     for side, cores in itertools.product(sides, counts):
-        path = arguments.output / f"{side}-{cores}-{arguments.seconds:g}.jsonl"
+        images = arguments.images or images_of(side)
+        path = arguments.output / f"{side}-{cores}-{images}-{arguments.seconds:g}.jsonl"
         if not path.is_file():
             print(f"{side} pixels, {cores} cores", file=sys.stderr, flush=True)
             # What is started inherits it, with all its threads.
             os.sched_setaffinity(0, allowed[:cores])
             partial, settings = path.with_suffix(".partial"), ["--sides", str(side), "--cores", str(cores), "--measure"]
-            own = ["--output", str(arguments.output), "--seconds", str(arguments.seconds)]
+            own = ["--output", str(arguments.output), "--images", str(images), "--seconds", str(arguments.seconds)]
             cache = {**os.environ, "AUTOSLIM_CACHE": str(arguments.output / "cache"), "OMP_NUM_THREADS": str(cores)}
             subprocess.run([sys.executable, __file__, *own, *settings, str(partial)], check=True, env=cache)
             partial.rename(path)

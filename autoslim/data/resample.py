@@ -22,7 +22,7 @@ _SHARPNESS = -0.5
 class Taps(NamedTuple):
     """The stored rows (or columns) that those of a crop are made of, and their weights: (B, h, K) each."""
 
-    index: Tensor
+    stored: Tensor
     weight: Tensor
 
     def mirrored(self, chosen_B: Tensor) -> Taps:
@@ -42,7 +42,7 @@ def shifted_taps(ends_B2: Tensor, want: int, have: int) -> Taps:
 def bicubic_taps(ends_B2: Tensor, want: int, have: int) -> Taps:
     """`want` pixels of the part of `have` pixels between two fractional ends, by antialiased bicubic interpolation.
 
-    That is Pillow's `resize` with a `box`, which rounds its results twice where these are not rounded.
+    That is Pillow's `resize` with a `box`, which rounds and clips after each direction.
     """
     low_B1, high_B1 = ends_B2[:, :1], ends_B2[:, 1:]
     scale_B1 = (high_B1 - low_B1) / want
@@ -78,7 +78,7 @@ def _weighted(x_BNMC: Tensor, taps: Taps) -> Tensor:
     start_B11 = count * torch.arange(batch, device=x_BNMC.device)[:, None, None]
     # What text models do with words: rows of a table, weighted and summed, in one pass over the memory.
     sums = functional.embedding_bag(
-        (start_B11 + taps.index).flatten(0, 1),
+        (start_B11 + taps.stored).flatten(0, 1),
         x_BNMC.reshape(batch * count, -1),
         per_sample_weights=taps.weight.flatten(0, 1),
         mode="sum",
