@@ -91,7 +91,7 @@ def timm_loader(source: Path, side: int, augmentation: str, *, workers: int, dev
         is_training=True,
         scale=(0.35, 1.0) if strong else (0.6, 1.0),
         color_jitter=None,
-        auto_augment="rand-m9-mstd0.5-inc1" if strong else None,
+        auto_augment="rand-m9-mstd0.5-mmax9-inc1" if strong else None,
         re_prob=0.25 if strong else 0.0,
         re_mode="pixel",
         interpolation="bicubic",
