@@ -42,7 +42,7 @@ from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec, PriorName, PrunerName, SamplerName, SearchJob, SpeedMode
-from autoslim.core.recipe import Augmentation, Bound
+from autoslim.core.recipe import Augmentation, Bound, PrecisionName
 from autoslim.core.score import Objective
 
 _TRIALS = int(default_at("trials"))
@@ -268,6 +268,25 @@ class JobSpec(BaseModel):
         "Mirror training images at random.",
         _TRAINING(job=(job_fields.FLIP, job_fields.BASE_FLIP), shown_default="yes, except for `digits`"),
         default=None,
+    )
+    precision: PrecisionName = setting(
+        "What training computes in; `auto` is the fastest that the device has instructions for: bf16, else fp16, else fp32.",
+        _TRAINING(job=(job_fields.PRECISION, job_fields.BASE_PRECISION)),
+        default="auto",
+    )
+    grad_accum_steps: int = setting(
+        "Parts that a training step computes its `batch_size` images in, one after the other: less memory, the same step.",
+        _TRAINING(job=(JobField("training.grad_accum_steps"), JobField("base.grad_accum_steps"))),
+        ge=1,
+        le=1024,
+    )
+    grad_checkpointing: bool = setting(
+        "Compute the activations of each block again in the backward pass instead of keeping them: less memory, a third more time.",
+        _TRAINING(job=(JobField("training.grad_checkpointing"), JobField("base.grad_checkpointing"))),
+    )
+    compile: bool = setting(
+        "Train with the models' blocks compiled by torch.compile: faster steps after minutes of compiling in each trial.",
+        _TRAINING(job=(JobField("training.compile"), JobField("base.compile"))),
     )
     base_epochs: float = setting(
         "Epochs of training the dense model first, where it does not fit the data set's classes or has random weights.",

@@ -36,6 +36,10 @@ class BatchShare:
         # The middle row of an odd batch is its own partner, and stands once.
         return np.union1d(front, batch - 1 - front)
 
+    def rows_by_rank(self, batch: int) -> list[Indices]:
+        """`rows` of every process."""
+        return [dataclasses.replace(self, rank=rank).rows(batch) for rank in range(self.ranks)]
+
     def draws(self, generator: np.random.Generator, batch: int) -> np.random.Generator:
         """A generator whose numbers for this share's images are those that `generator` draws for them in the whole batch."""
         return cast(np.random.Generator, _ShareDraws(generator, batch, self.rows(batch)))

@@ -25,7 +25,7 @@ from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
-from autoslim.training.device import pick_device, uses_bfloat16
+from autoslim.training.device import Precision, choose_precision, pick_device
 from autoslim.training.evaluate import accuracy
 from autoslim.training.head_check import HeadCheck, check_head
 from autoslim.training.loop import PhaseSchedule, Trainer
@@ -75,25 +75,25 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
     splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
-    bfloat16 = uses_bfloat16(request.training.precision, device)
+    precision = choose_precision(request.training.precision, device)
     validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
 
     module, epochs = dense.module, 0.0
-    check = _head_check(dense, request, splits, validation, device=device, bfloat16=bfloat16)
+    check = _head_check(dense, request, splits, validation, device=device, precision=precision)
     if dense.adapts_to(dataset.classes, request.adapt) and not (check is not None and check.fits):
         train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
-        trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
+        trainer = _trainer(dense, train, request, device=device, precision=precision)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
         saved = load_checkpoint(checkpoint)
         if saved is not None:
             began -= float(saved[1]["seconds"])
         for report in _adapt(trainer, checkpoint, saved, began):
             model = module if trainer.average is None else trainer.average.module
-            share = accuracy(model, validation, device=device, bfloat16=bfloat16)
+            share = accuracy(model, validation, device=device, precision=precision)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         module, epochs = module if trainer.average is None else trainer.average.module, trainer.step / len(train)
     # Without classes the score is the agreement with this very model.
-    share = accuracy(module, validation, device=device, bfloat16=bfloat16) if dataset.classes else DENSE_AGREEMENT
+    share = accuracy(module, validation, device=device, precision=precision) if dataset.classes else DENSE_AGREEMENT
     facts = BaseFacts(
         dense_flops=count_flops(module, dense.shape.image_size),
         dense_accuracy=share,
@@ -112,14 +112,14 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
 
 
 def _head_check(
-    dense: DenseModel, request: BaseRequest, splits: Splits, validation: Loader, *, device: torch.device, bfloat16: bool
+    dense: DenseModel, request: BaseRequest, splits: Splits, validation: Loader, *, device: torch.device, precision: Precision
 ) -> HeadCheck | None:
     """The check of a classifier of unknown classes; None where it is known, or where the user has decided."""
     if not (dense.is_unproven and dense.shape.classes) or request.adapt is not None:
         return None
     plain = request.training.replace(augmentation="none", flip=False)
     train = make_loader(dense, splits.train, plain, seed=request.seed, train=True)
-    return check_head(dense.module, train, validation, chance=_chance(splits), device=device, bfloat16=bfloat16)
+    return check_head(dense.module, train, validation, chance=_chance(splits), device=device, precision=precision)
 
 
 def _chance(splits: Splits) -> float:
@@ -127,7 +127,7 @@ def _chance(splits: Splits) -> float:
     return float(np.bincount(splits.validation.labels).max() / len(splits.validation))
 
 
-def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, bfloat16: bool) -> Trainer:  # type: ignore[no-untyped-def]
+def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, precision: Precision) -> Trainer:  # type: ignore[no-untyped-def]
     module, training = dense.module, request.training
     module.requires_grad_(True)
     steps = max(1, round(training.epochs * len(loader)))
@@ -139,7 +139,7 @@ def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.d
         PhaseSchedule(phase=Phase.ADAPT, seed_name="adapt", steps=steps),
         seed=request.seed,
         device=device,
-        bfloat16=bfloat16,
+        precision=precision,
     )
 
 

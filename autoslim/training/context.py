@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +20,8 @@ from autoslim.methods.base import logits_of
 from autoslim.models import DenseModel, OtherTeacher, check_teacher, create_dense
 from autoslim.models.weights import file_digest
 from autoslim.training.batch import LazyDistillationBatch
-from autoslim.training.device import pick_device
+from autoslim.training.batch_parts import HalfTeacher
+from autoslim.training.device import Precision, pick_device
 from autoslim.training.rank_group import RankGroup
 
 _CALIBRATION_IMAGES = 256
@@ -111,8 +112,24 @@ class TrialContext:
         with torch.no_grad():
             return logits_of(teacher(images_B3HW)).float()
 
+    def half_teacher(self, precision: Precision) -> HalfTeacher | None:
+        """Gives the `teacher_logits` in bfloat16 on a GPU; None where the teacher itself does, under autocast.
+
+        In float16 it does: the sums of a large teacher's blocks may overflow, and autocast keeps them in float32.
+        """
+        if self.device.type != "cuda" or precision is not Precision.BFLOAT16:
+            return None
+        return HalfTeacher(self.frozen_models[-1]).eval()
+
     def batch(
-        self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: TrainingSettings, *, progress: float = 0.0
+        self,
+        student: nn.Module,
+        images_B3HW: Tensor,
+        labels: Tensor,
+        training: TrainingSettings,
+        *,
+        progress: float = 0.0,
+        teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> LazyDistillationBatch:
         """What a loss reads of a batch; the soft labels are `teacher_logits`, and `progress` is that of the phase."""
         return LazyDistillationBatch(
@@ -122,7 +139,7 @@ class TrialContext:
             labels,
             training,
             progress=progress,
-            teacher_logits=self.teacher_logits,
+            teacher_logits=teacher_logits or self.teacher_logits,
             gives_logits=self.other_teacher is None,
             group=self.group,
         )

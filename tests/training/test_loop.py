@@ -18,6 +18,7 @@ from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training import TrialContext
+from autoslim.training.device import Precision, choose_precision
 from autoslim.training.loop import Objective, PhaseSchedule, Trainer, learning_rate_factor, make_optimizer
 from autoslim.training.losses import task_loss
 
@@ -43,7 +44,8 @@ def make_trainer(context: TrialContext, loader: Loader) -> MakeTrainer:
 
         student.requires_grad_(True)
         schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=steps)
-        return Trainer(student, objective or plain, loader, training, schedule, seed=0, device=CPU, bfloat16=False)
+        precision = choose_precision(training.precision, CPU)
+        return Trainer(student, objective or plain, loader, training, schedule, seed=0, device=CPU, precision=precision)
 
     return make_trainer
 
@@ -115,7 +117,7 @@ def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, context: Tri
         PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=3),
         seed=0,
         device=CPU,
-        bfloat16=False,
+        precision=Precision.FLOAT32,
     )
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     list(trainer.segments())
@@ -318,13 +320,3 @@ def test_mixup_mixes_each_image_with_its_opposite_number(make_trainer: MakeTrain
         torch.testing.assert_close(mixed_B3HW, share * plain_B3HW + (1 - share) * plain_B3HW.flip(0), rtol=1e-3, atol=1e-4)
     assert shares[0] != pytest.approx(shares[1])
     assert all(0 <= share <= 1 for share in shares)
-
-
-def test_precision_is_checked():
-    from autoslim.errors import RequestError
-    from autoslim.training.device import uses_bfloat16
-
-    assert uses_bfloat16("bfloat16", CPU)
-    assert not uses_bfloat16("float32", CPU)
-    with pytest.raises(RequestError, match="precision is 'float8'; allowed: auto, bfloat16, float32"):
-        uses_bfloat16("float8", CPU)
