@@ -61,6 +61,11 @@ class CompiledBlocks(contextlib.AbstractContextManager[None]):
 
     def __init__(self, *models: nn.Module, device: torch.device) -> None:
         _check_compiler(device)
+        # Imported here because it takes a second, and only compiling needs it.
+        import torch._dynamo
+
+        # Of earlier phases and trials of this process, whose blocks are gone: their graphs would count towards the limit.
+        torch._dynamo.reset()
         self._blocks = list(dict.fromkeys(block for model in models for block in _blocks_in(model)))
         if not self._blocks:
             raise RequestError("--compile: the model has no blocks of attention and MLP that could be compiled; leave it out")
@@ -68,7 +73,6 @@ class CompiledBlocks(contextlib.AbstractContextManager[None]):
         self._limits = contextlib.ExitStack()
 
     def __enter__(self) -> None:
-        # Imported here because it takes a second, and only compiling needs it.
         import torch._dynamo.config as dynamo_config
 
         self._limits.enter_context(

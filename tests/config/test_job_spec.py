@@ -313,10 +313,12 @@ def test_the_schema_refuses_what_the_model_refuses(fields: dict[str, Any]) -> No
 
 
 def test_choices_are_those_of_the_parts_that_carry_them_out() -> None:
+    from autoslim.core.recipe import PRECISIONS
     from autoslim.data.augment import AUGMENTATIONS
 
     fields = JobSpec.model_fields
     assert set(get_args(fields["augmentation"].annotation)) == set(AUGMENTATIONS)
+    assert set(get_args(fields["precision"].annotation)) == set(PRECISIONS)
     assert fields["speed"].default == SPEED_MODES
 
 

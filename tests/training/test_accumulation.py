@@ -147,7 +147,6 @@ def test_activations_that_are_computed_again_are_the_same(context: TrialContext)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_blocks_train_as_they_are(context: TrialContext, backend: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(acceleration, "_BACKEND", backend)
-    torch._dynamo.reset()
     trainer = trainer_of(context, compile=True, lr=1e-4)
     inside: list[bool] = []
     trainer.student.blocks[0].register_forward_hook(lambda block, *_: inside.append("forward" in vars(block)))

@@ -12,6 +12,7 @@ from helpers.tiny import images, logits, make_dense
 from autoslim.core.recipe import PRECISIONS, Recipe, TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.errors import DivergedError, RequestError
+from autoslim.methods import METHODS
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.batch_parts import HalfTeacher
@@ -59,6 +60,10 @@ def test_auto_on_a_cpu_is_bfloat16_where_it_has_instructions_for_it(monkeypatch:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", CPU) is (Precision.BFLOAT16 if fast else Precision.FLOAT32)
     assert choose_precision("tf32", CPU) is Precision.FLOAT32
+
+
+def test_every_precision_has_a_name():
+    assert set(PRECISIONS.values()) == {"auto", *Precision}
 
 
 def test_another_precision_is_refused():
@@ -168,3 +173,14 @@ def test_a_result_says_what_it_was_trained_in(context: TrialContext, make_recipe
     _, outcome = drain(run_trial(recipe, context, tmp_path))
     assert (outcome.precision, outcome.grad_accum_steps) == ("bfloat16", 2)
     assert outcome.from_json(outcome.to_json()) == outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_trained_in_half_precision(
+    method: str, precision: str, context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path
+):
+    _, outcome = drain(run_trial(make_recipe(method, epochs=1.0, precision=precision, lr=1e-4), context, tmp_path))
+    assert outcome.precision == precision
+    assert outcome.accuracy > 0.2
