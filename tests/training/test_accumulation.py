@@ -46,11 +46,13 @@ def assert_same(found: tuple[float, Tensor], expected: tuple[float, Tensor]) -> 
     torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [2, 5, 1000])
+@pytest.mark.parametrize("parts", [2, 5])
 def test_a_batch_in_parts_is_trained_as_the_whole_batch(context: TrialContext, parts: int):
-    trainer = trainer_of(context, grad_accum_steps=parts, lr=1e-4)
-    assert trainer.pieces == min(parts, 32)
-    assert_same(result(trainer), result(trainer_of(context, lr=1e-4)))
+    assert_same(result(trainer_of(context, grad_accum_steps=parts, lr=1e-4)), result(trainer_of(context, lr=1e-4)))
+
+
+def test_a_batch_has_no_more_parts_than_images(context: TrialContext):
+    assert trainer_of(context, grad_accum_steps=1000).pieces == 32
 
 
 @pytest.mark.parametrize(("images_of_it", "parts", "expected"), [(7, 3, [3, 2, 2]), (4, 1, [4]), (2, 2, [1, 1])])
@@ -63,8 +65,10 @@ def test_parts_differ_by_one_image_at_most(images_of_it: int, parts: int, expect
 
 def test_the_teacher_sees_the_whole_batch_at_once(context: TrialContext):
     seen: list[int] = []
+    # The student is a copy of the teacher, and would have a copy of its hook.
+    trainer = trainer_of(context, grad_accum_steps=4)
     hook = context.teacher.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    result(trainer_of(context, grad_accum_steps=4))
+    result(trainer)
     hook.remove()
     assert seen == [32] * 4
 
@@ -103,7 +107,7 @@ def small_logits(batch: DistillationBatch) -> Tensors:
 def test_ranks_compute_their_shares_in_parts(context: TrialContext, precision: str):
     def run(group: RankGroup | None) -> float:
         own = dataclasses.replace(context, group=group)
-        metrics = trainer_of(own, loss=small_logits, precision=precision, grad_accum_steps=3, lr=1e-4).train_segment(0, 3)
+        metrics = trainer_of(own, loss=small_logits, precision=precision, grad_accum_steps=3, lr=1e-4).train_segment(0, 1)
         return metrics["loss"]
 
     alone = run(None)

@@ -16,6 +16,7 @@ from autoslim.methods import METHODS
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.batch_parts import HalfTeacher
+from autoslim.training.checkpoint import flatten_optimizer
 from autoslim.training.device import Precision, autocast, choose_precision, fast_products, memory_format
 from autoslim.training.divergence import LateCheck
 from autoslim.training.loop import PhaseSchedule, Segment, Trainer
@@ -82,7 +83,7 @@ def test_products_in_float32_are_in_tf32_where_it_is_asked_for(device: torch.dev
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_training_in_half_precision_is_close_to_float32(context: TrialContext, precision: str):
-    alone, half = trained(context), trained(context, precision=precision)
+    alone, half = (trained(context, steps=2, distillation=0.0, precision=name) for name in ("float32", precision))
     assert half.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=0.02)
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.float32}
     assert half.metrics["loss"] != alone.metrics["loss"]
@@ -97,9 +98,11 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_next_is_scaled_less
     assert trainer.scaler.get_scale() == 2.0**119
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_resumed_run_in_float16_has_its_scale_and_ends_as_one_that_was_not_interrupted(context: TrialContext):
     def begun() -> Trainer:
-        trainer = trainer_of(context, steps=9, precision="float16", lr=1e-3)
+        trainer = trainer_of(context, steps=9, precision="float16", lr=1e-3, distillation=0.0)
         # Grows within the run, so that the steps since the last change count, too.
         trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 256.0, "growth_interval": 4})
         return trainer
@@ -117,11 +120,11 @@ def test_a_resumed_run_in_float16_has_its_scale_and_ends_as_one_that_was_not_int
 
 
 def test_a_run_that_goes_on_in_another_precision_has_no_scale(context: TrialContext):
-    segment = trained(context, precision="float16")
-    other = trainer_of(context, steps=12)
+    segment = trained(context, steps=1, precision="float16", ema_decay=0.0)
+    assert "scaler.scale" in segment.state()
+    other = trainer_of(context, ema_decay=0.0)
     other.restore(segment.state(), step=segment.steps)
-    (after,) = other.segments()
-    assert "scaler.scale" not in after.state()
+    assert not any(name.startswith("scaler.") for name in flatten_optimizer(other.optimizer, other.scaler))
 
 
 def test_a_loss_beyond_float16_names_precisions_that_have_it(context: TrialContext):
@@ -131,7 +134,7 @@ def test_a_loss_beyond_float16_names_precisions_that_have_it(context: TrialConte
     with pytest.raises(
         DivergedError, match=r"first not finite: loss, at step 1; float16 ends at 65504: --precision bf16 or fp32 may"
     ):
-        trained(context, precision="float16", loss=overflowing)
+        trained(context, steps=1, precision="float16", loss=overflowing)
 
 
 def test_a_teacher_in_bfloat16_gives_nearly_the_teachers_logits_and_leaves_it_alone():
@@ -169,9 +172,9 @@ def test_a_value_that_is_not_finite_is_noticed_at_the_next_check_on_a_gpu():
 
 
 def test_a_result_says_what_it_was_trained_in(context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path):
-    recipe = make_recipe("merge", epochs=1.0, precision="bfloat16", grad_accum_steps=2)
+    recipe = make_recipe("merge", epochs=0.5, precision="tf32", grad_accum_steps=2)
     _, outcome = drain(run_trial(recipe, context, tmp_path))
-    assert (outcome.precision, outcome.grad_accum_steps) == ("bfloat16", 2)
+    assert (outcome.precision, outcome.grad_accum_steps) == ("float32", 2)
     assert outcome.from_json(outcome.to_json()) == outcome
 
 
