@@ -40,12 +40,16 @@ class Acceleration:
         precision: Precision,
     ) -> None:
         self._student, self._saving, self._device, self._precision = student, training.grad_checkpointing, device, precision
-        self._compiled = CompiledBlocks(student, *frozen_models, device=device) if training.compile else contextlib.nullcontext()
+        self._compiled: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if training.compile:
+            self._compiled = CompiledBlocks(student, *frozen_models, device=device)
 
     @contextlib.contextmanager
     def segment(self) -> Iterator[None]:
         """The context of the training, which may be entered again."""
-        saving = grad_checkpointing(self._student) if self._saving else contextlib.nullcontext()
+        saving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self._saving:
+            saving = grad_checkpointing(self._student)
         with fast_products(self._device, self._precision), self._compiled, saving:
             yield
 
@@ -75,11 +79,9 @@ class CompiledBlocks(contextlib.AbstractContextManager[None]):
     def __enter__(self) -> None:
         import torch._dynamo.config as dynamo_config
 
-        self._limits.enter_context(
-            dynamo_config.patch(recompile_limit=_GRAPHS, accumulated_recompile_limit=_GRAPHS)  # type: ignore[attr-defined]
-        )
+        self._limits.enter_context(dynamo_config.patch(recompile_limit=_GRAPHS, accumulated_recompile_limit=_GRAPHS))
         for block, compiled in zip(self._blocks, self._compiled, strict=True):
-            block.forward = compiled  # type: ignore[method-assign]
+            block.forward = compiled
 
     def __exit__(self, *error: object) -> None:
         for block in self._blocks:

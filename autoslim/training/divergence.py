@@ -44,7 +44,7 @@ class LateCheck:
         """Whether `value` is, on a CPU; on a GPU whether the one before was, True for the first."""
         if value.device.type != "cuda":
             return bool(torch.isfinite(value))
-        asked, event = self._asked, torch.cuda.Event()
+        asked, event = self._asked, torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._asked = value.to("cpu", non_blocking=True), event
         event.record()
         if asked is None:
