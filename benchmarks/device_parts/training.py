@@ -49,8 +49,9 @@ class ReadyLoader:
     def __len__(self) -> int:
         return self._length
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from itertools.islice(itertools.cycle(self._batches), self._length)
+    def epoch(self, epoch: int, device: torch.device | None = None, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same in every epoch; called as a `Loader`'s."""
+        yield from itertools.islice(itertools.cycle(self._batches), start, self._length)
 
 
 def trainer_of(context: TrialContext, model: nn.Module, extent: Extent, *, epochs: int = _EPOCHS, **settings: Any) -> Trainer:

@@ -211,7 +211,7 @@ def test_limits_are_a_budget_of_their_own_or_hold_beside_others() -> None:
 
 def test_a_huge_value_is_not_quoted_whole() -> None:
     assert len(issues_of(sampler="x" * 100_000)["/sampler"]) < 300
-    assert len(issues_of(**{"k" * 4000: 1})["/" + "k" * 4000]) < 600
+    assert len(issues_of(**{"k" * 4000: 1})["/" + "k" * 4000]) < 800
 
 
 @pytest.mark.parametrize("text", ["[1]", '"text"', "{", "", "[" * 100_000, '{"a":' * 5_000, "\ud800", '{"trials": NaN}'])
