@@ -113,6 +113,19 @@ class Service:
                 for command in self._commands
             ]
 
+    def beside(self, *words: str) -> subprocess.Popen[bytes]:
+        """A further command of autoslim, from now on to the end of the service."""
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [*_AUTOSLIM, *words], env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self._processes.append(process)
+        return process
+
+    def log(self) -> str:
+        """What the API and all beside it have said so far."""
+        return self._log.read_text(errors="replace")
+
     def end(self) -> None:
         """Waits for the API's end, which is asked for already, and ends what runs beside it."""
         self._processes[0].wait(_PATIENCE)

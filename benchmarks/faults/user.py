@@ -63,7 +63,7 @@ class User:
         self._headers = {"Idempotency-Key": str(uuid.uuid4())}
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._began = 0.0
+        self._began = self._ended_at = 0.0
 
     def submit(self) -> None:
         """Again until there is an answer, and under the same idempotency key, as the client does."""
@@ -77,14 +77,18 @@ class User:
             lambda: self.job["progress"]["trials_ended"] >= count or self._ended or None, f"{count} trials", seconds=_LONGEST_JOB
         )
 
+    def until_ended(self) -> None:
+        until(lambda: self._ended_at or None, "the job's end", seconds=_LONGEST_JOB)
+
     def cancel_later(self) -> None:
         for job_id in self.later:
             until(lambda job_id=job_id: self._cancelled(job_id), "a cancellation")
 
     def verdict(self) -> Verdict:
         """When the job has ended."""
-        until(lambda: self._ended or None, "the job's end", seconds=_LONGEST_JOB)
-        seconds = time.monotonic() - self._began
+        self.until_ended()
+        # As the watcher has seen it: the fault may have lasted longer than the job.
+        seconds = self._ended_at - self._began
         self._stop.set()
         self._watcher.join()
         again = until(self._submitted, "an answer to the same submit")
@@ -157,6 +161,8 @@ class User:
             self._note(f"{self.job['state']}: {self.job['failure']['message']}; next: {self.job['failure']['next']}")
         elif self.job["reason"] is not None:
             self._note(f"{self.job['state']}: {self.job['reason']}")
+        if self._ended and not self._ended_at:
+            self._ended_at = time.monotonic()
 
     def _note(self, text: str) -> None:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "TIME", text.replace(self.job["id"], "ID"))

@@ -75,6 +75,7 @@ def lose_worker(folder, error: RayError):
         return result, again == [number]
 
 
+@pytest.mark.faults
 def test_a_trial_that_was_ended_for_memory_says_so_and_what_needs_less(tmp_path):
     result, again = lose_worker(tmp_path, OutOfMemoryError("Task was killed due to the node running low on memory."))
     assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.OUT_OF_MEMORY)

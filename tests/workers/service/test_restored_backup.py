@@ -14,6 +14,7 @@ from autoslim.core.urls import default_url
 from autoslim.store import Queue, QueueState, Store
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_restored_back_up_goes_on_with_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, backup = tmp_path / "root", tmp_path / "backup"
