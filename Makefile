@@ -13,7 +13,7 @@ CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints test test-all test-faults lint style types layers unused insecure docs clean
+.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints bill test test-all test-faults lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,10 @@ manifests: $(STAMP) ## write deploy/kuberay/service.yaml and storage.yaml from t
 constraints: $(STAMP) ## write deploy/constraints.txt: the version of everything that deploy/requirements.txt brings into the image
 	$(BIN)/uv pip compile deploy/requirements.txt --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
 	  --no-annotate --custom-compile-command 'make constraints' --upgrade --quiet --output-file deploy/constraints.txt
+
+bill: $(STAMP) ## print the bill of materials of this environment, CycloneDX 1.6, once every licence was looked at
+	@$(BIN)/python deploy/bill_of_materials.py --check
+	@$(BIN)/python deploy/bill_of_materials.py
 
 demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)
