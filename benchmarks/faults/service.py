@@ -156,12 +156,13 @@ class Service:
 def left_behind(root: Path, *, seconds: float = 15.0) -> int:
     """Processes of a service that has ended, after a moment for those that are about to end. All of them inherit its folder's name."""
     deadline = time.monotonic() + seconds
-    while (left := sum(_belongs(process, root) for process in psutil.process_iter())) and time.monotonic() < deadline:
+    while (left := sum(belongs(process, root) for process in psutil.process_iter())) and time.monotonic() < deadline:
         time.sleep(0.5)
     return left
 
 
-def _belongs(process: psutil.Process, root: Path) -> bool:
+def belongs(process: psutil.Process, root: Path) -> bool:
+    """Whether the process is one of the service of this folder; those of other users are not looked into."""
     try:
         return process.environ().get("AUTOSLIM_ROOT") == str(root)
     except psutil.Error:
