@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import json
 import re
 import sys
@@ -44,6 +45,7 @@ REVIEWED = {
 """Packages, or patterns of them, whose metadata does not say it all, with what is known of them."""
 
 
+@functools.cache
 def components() -> dict[str, tuple[Distribution, set[str]]]:
     """By name, the installed packages and the names of those that each of them needs. What is not installed here is left out."""
     found: dict[str, tuple[Distribution, set[str]]] = {}

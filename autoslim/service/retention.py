@@ -60,6 +60,7 @@ def find_expired(
     for job in _every(queue, _ENDED):
         assert job.ended_at is not None, "a job that has ended without a time"
         age = (now - datetime.datetime.fromisoformat(job.ended_at)).total_seconds()
+        paths: tuple[Path, ...]
         if jobs is not None and age > jobs:
             kind, paths = Kind.JOBS, (settings.folder(job.id),)
         elif checkpoints is not None and age > checkpoints:

@@ -47,7 +47,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(JobSpec.model_fields)), JSON, max_size=4))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(150))
 def test_a_spec_of_any_values_is_read_or_refused_by_field(changes: dict[str, Any]) -> None:
     try:
         spec = read_json(json.dumps(SPEC | changes))
@@ -60,14 +60,14 @@ def test_a_spec_of_any_values_is_read_or_refused_by_field(changes: dict[str, Any
 
 
 @given(st.text(alphabet="abflops: {}[]&*!|>-#%'\"\n\t0123.e", max_size=80) | st.text(max_size=80))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(250))
 def test_a_job_file_of_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(SpecError):
         parse_yaml(text, source="job.yaml")
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(150))
 def test_a_request_of_any_bytes_is_read_or_refused(body: bytes) -> None:
     with contextlib.suppress(SpecError):
         read_json(body)
@@ -79,7 +79,7 @@ NUMBERS = st.from_regex(r"[0-9.]{1,40}(e[+-]?[0-9]{1,4})? ?[KMGTkmgt]?(FLOPs|MAC
 
 
 @given(st.text(max_size=30) | NUMBERS)
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(250))
 def test_a_budget_of_any_text_is_positive_or_refused(text: str) -> None:
     try:
         budget = Budget.parse(text)
@@ -92,7 +92,7 @@ def test_a_budget_of_any_text_is_positive_or_refused(text: str) -> None:
 
 
 @given(st.text(max_size=30) | st.from_regex(r"([0-9]{1,30}(\.[0-9]{1,30})?[wdhms]){1,5}", fullmatch=True))
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(150))
 def test_a_duration_of_any_text_is_positive_or_refused(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_duration(text) > 0
@@ -121,7 +121,7 @@ SPACES = st.fixed_dictionaries(
 
 
 @given(SPACES)
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(250))
 def test_a_space_of_any_values_is_read_or_refused_and_survives_json(data: dict[str, Any]) -> None:
     try:
         # JSON is YAML.
@@ -134,7 +134,7 @@ def test_a_space_of_any_values_is_read_or_refused_and_survives_json(data: dict[s
 
 
 @given(st.text(alphabet="methodswidth: {}[]&*!|>-#\n0123.", max_size=80) | st.text(max_size=80))
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(150))
 def test_a_space_of_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(SpaceError):
         parse_space(text, source="s.yaml")
@@ -190,7 +190,7 @@ def read_all(path: Path) -> None:
 
 
 @given(COLUMNS, st.lists(st.none() | CELLS, max_size=5))
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(150))
 def test_parquet_of_any_columns_is_read_or_refused(columns: dict[str, pa.DataType], cells: list[str | None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.parquet"
@@ -210,7 +210,7 @@ WHOLE_PARQUET = sample_parquet()
 
 
 @given(st.integers(0, len(WHOLE_PARQUET)), st.binary(max_size=8), st.integers(0, 8))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(250))
 def test_damaged_parquet_is_read_or_refused(place: int, inserted: bytes, removed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.parquet"
@@ -240,7 +240,7 @@ def decoded(data: bytes) -> Image.Image | None:
 
 
 @given(SIDES, SIDES, st.integers(0, 17), st.integers(0, 7), st.binary(max_size=64))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(250))
 def test_an_image_that_claims_anything_is_within_the_bounds_or_refused(
     width: int, height: int, depth: int, colour: int, rows: bytes
 ) -> None:
@@ -249,7 +249,7 @@ def test_an_image_that_claims_anything_is_within_the_bounds_or_refused(
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]), st.data())
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(150))
 def test_an_image_with_bytes_put_in_or_taken_out_is_within_the_bounds_or_refused(form: str, data: st.DataObject) -> None:
     file = io.BytesIO()
     Image.fromarray((np.arange(768) % 256).astype(np.uint8).reshape(16, 16, 3)).save(file, form)

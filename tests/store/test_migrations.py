@@ -99,6 +99,10 @@ def former(database_url, database):
         for table in (table.name for table in schema.metadata.sorted_tables if table.name in STORE_0003):
             columns = sa.table(table, *(sa.column(name) for name in STORE_0003[table][0]))
             connection.execute(columns.insert(), STORE_0003[table])
+        if connection.dialect.name == "postgresql":
+            # Rows that bring their numbers do not advance what gives the next one.
+            last = "(SELECT max(seq) FROM autoslim_events)"
+            connection.execute(sa.text(f"SELECT setval(pg_get_serial_sequence('autoslim_events', 'seq'), {last})"))
     database.close()
     return database_url
 
