@@ -83,14 +83,15 @@ class Loader:
             return max(1, len(self._split) // self._batch_size)
         return math.ceil(len(self._split) / self._batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of epoch `epoch`, which is 0 or higher and makes no difference without `train`."""
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `epoch`, which is 0 or higher and makes no difference without `train`; without its first `start` ones, of
+        which nothing is prepared."""
         order = self._order(epoch)
         # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
-        steps = [order[step * self._batch_size : (step + 1) * self._batch_size] for step in range(len(self))]
+        steps = [(step + 1, order[step * self._batch_size : (step + 1) * self._batch_size]) for step in range(start, len(self))]
         if self._strong is not None:
-            for step, indices in enumerate(steps):
-                yield self._strong_batch(indices, [self._seed, epoch, step + 1])
+            for number, indices in steps:
+                yield self._strong_batch(indices, [self._seed, epoch, number])
             return
         yield from self._prefetch(epoch, steps)
 
@@ -99,14 +100,14 @@ class Loader:
             return np.arange(len(self._split))
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
 
-    def _prefetch(self, epoch: int, steps: list[Indices]) -> Iterator[Batch]:
+    def _prefetch(self, epoch: int, steps: list[tuple[int, Indices]]) -> Iterator[Batch]:
         threads = min(_MAX_THREADS, torch.get_num_threads())
         pending: deque[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="autoslim-loader")
         try:
-            for step, indices in enumerate(steps):
+            for number, indices in steps:
                 # One batch more than there are threads: none of them is idle while the caller trains on a batch.
-                pending.append(pool.submit(self._batch, indices, [self._seed, epoch, step + 1]))
+                pending.append(pool.submit(self._batch, indices, [self._seed, epoch, number]))
                 # At most one batch a thread is ahead, so that memory does not grow where training is slower than loading.
                 if len(pending) > threads:
                     yield _tensors(pending.popleft().result())

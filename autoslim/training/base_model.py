@@ -148,6 +148,11 @@ def _adapt(
 ) -> Iterator[EpochReport]:
     if saved is not None:
         trainer.restore(saved[0], step=saved[1]["step"])
+
+    def save() -> None:
+        save_checkpoint(checkpoint, trainer.state(), {"step": trainer.step, "seconds": time.monotonic() - began})
+
+    trainer.save = save
     for segment in trainer.segments():
-        save_checkpoint(checkpoint, segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})
+        save()
         yield EpochReport(epoch=segment.steps / len(trainer.loader), phase=Phase.ADAPT, metrics=segment.metrics)

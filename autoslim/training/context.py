@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -40,6 +40,7 @@ class TrialContext:
         latency: Predicts a plan's latency; needed where the recipe limits it.
         other_teacher: Another model, whose logits on the student's images are the soft labels; None: the dense model's are.
         group: The ranks that train together, of which this process is one; None trains on one device.
+        preempted: Whether this process has to end soon; a trial then writes its checkpoint after the next step (`PreemptedError`).
     """
 
     dense: DenseModel
@@ -53,6 +54,7 @@ class TrialContext:
     latency: LatencyTable | None = None
     other_teacher: nn.Module | None = None
     group: RankGroup | None = None
+    preempted: Callable[[], bool] = lambda: False
 
     @classmethod
     def open(
@@ -66,6 +68,7 @@ class TrialContext:
         latency: LatencyTable | None = None,
         teacher: Path | None = None,
         group: RankGroup | None = None,
+        preempted: Callable[[], bool] = lambda: False,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path, `teacher` the folder of another dense model that gives
         the soft labels.
@@ -93,6 +96,7 @@ class TrialContext:
             latency=latency,
             other_teacher=None if teacher is None else _open_teacher(teacher, dense, device),
             group=group,
+            preempted=preempted,
         )
 
     @property

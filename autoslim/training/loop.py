@@ -2,7 +2,7 @@
 
 It trains the parameters that require a gradient, in segments of at most one epoch, and yields after each, so that the caller can
 evaluate, report, checkpoint, or stop. All randomness derives from (seed, phase, segment): a run that resumes from a checkpoint repeats
-the uninterrupted run to the bit.
+the uninterrupted run to the bit, also from one in the middle of a segment, which has the generators' states.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.data import Loader
-from autoslim.errors import DivergedError, InfeasibleError
+from autoslim.errors import DivergedError, InfeasibleError, PreemptedError
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.device import autocast
 from autoslim.training.divergence import DivergenceWatch
 from autoslim.training.rank_group import RankGroup
 from autoslim.training.ranks import Segments
+from autoslim.training.unfinished_segment import resume_unfinished, unfinished_part, unfinished_state
 from autoslim.training.whole_batch import whole_batch
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -37,6 +38,9 @@ Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 _CHECK_FINITE_EVERY = 20
 """Steps. Each check waits for the GPU to finish its queue, so that one a step would slow down the training."""
+
+_CHECKPOINT_SECONDS = 600.0
+"""Between two checkpoints of a segment that takes longer: what a node that is lost without notice costs at most. Writing one takes seconds."""
 
 _FINAL_RATE = 0.01
 """The cosine ends at this share of the peak learning rate, so that the last steps still move the weights."""
@@ -99,6 +103,9 @@ class Trainer:
 
     `frozen_models` are the models that `objective` runs beside the student, such as the teacher: they compute in the same precision.
 
+    `preempted` says, after each step, whether this process has to end soon. Then, and every ten minutes, it calls its `save`, where its
+    owner has set one: it writes a checkpoint of `state()` in the middle of a segment.
+
     With a `group` this is one of the ranks that train the same student together: `loader` gives this rank's share of each batch, and
     `segment_context` lets the others train each segment along. Losses and weights are those of one process with the whole batches.
     """
@@ -116,12 +123,14 @@ class Trainer:
         bfloat16: bool,
         frozen_models: tuple[nn.Module, ...] = (),
         group: RankGroup | None = None,
+        preempted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.student, self.objective, self.loader, self.training, self.schedule = student, objective, loader, training, schedule
         self.seed, self.device, self.bfloat16, self.frozen_models = seed, device, bfloat16, frozen_models
         self.group = group
         self._whole_batch = contextlib.nullcontext() if group is None else whole_batch(student, group, loader.batch_images)
         self.segment_context: Segments = lambda index, steps: contextlib.nullcontext()
+        self.preempted, self.save = preempted, no_checkpoint
         self.optimizer = make_optimizer(student, training, schedule)
         # The schedule sets the groups' rates at every step as shares of these.
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -131,14 +140,16 @@ class Trainer:
         # Pieces that a batch is split into, with accumulated gradients; raised when the memory is too small for a whole batch.
         self.pieces = 1
         self.step = 0
+        # Of a segment that is not finished: what its checkpoint has beside weights and optimizer.
+        self.unfinished: dict[str, Tensor] = {}
 
     def restore(self, tensors: dict[str, Tensor], *, step: int) -> None:
-        """Resumes after `step` steps from the tensors of a `Segment`."""
+        """Resumes after `step` steps from the tensors of a `Segment`, or from `state()` in the middle of one."""
         load_named(self.student, tensors, "student")
         if self.average is not None:
             load_named(self.average.module, tensors, "average")
         restore_optimizer(self.optimizer, tensors)
-        self.step = step
+        self.step, self.unfinished = step, unfinished_part(tensors)
 
     def segments(self) -> Iterator[Segment]:
         """The segments that are left.
@@ -147,10 +158,11 @@ class Trainer:
             DivergedError: when the loss or a weight is not finite.
             InfeasibleError: when not even half a batch fits into the memory, or, on several ranks, not a rank's share.
             RankLostError: when another rank is lost.
+            PreemptedError: when the process has to end; `save` has been called.
         """
         length = len(self.loader)
-        # Checkpoints are made between segments, so that a resumed run begins with a whole one.
-        for index in range(math.ceil(self.step / length), math.ceil(self.schedule.steps / length)):
+        while self.step < self.schedule.steps:
+            index = self.step // length
             steps = min(length, self.schedule.steps - index * length)
             with self.segment_context(index, steps):
                 metrics = self.train_segment(index, steps)
@@ -159,20 +171,24 @@ class Trainer:
                 steps=self.step,
                 model=self.student if self.average is None else self.average.module,
                 metrics=metrics,
-                state=self._state,
+                state=self.state,
             )
 
     def train_segment(self, index: int, steps: int) -> dict[str, float]:
-        """Trains one segment and returns its mean curves; `segments` does so for all, and on several ranks each of them for each."""
+        """Trains one segment of `steps` steps, or what is left of it, and returns its mean curves; `segments` does so for all, and on several
+        ranks each of them for each."""
+        done = self.step - index * len(self.loader)
         # What the model draws (dropout) depends on the segment alone: a resumed run draws the same.
         torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))
+        totals = resume_unfinished(self.unfinished, self.device) if done else {}
+        self.unfinished = {}
         self.student.train()
-        totals: dict[str, Tensor] = {}
         began, images, timer = time.monotonic(), 0, LoaderTimer()
-        batches = self.loader.epoch(self.schedule.first_epoch + index)
+        saved = began
+        batches = self.loader.epoch(self.schedule.first_epoch + index, start=done)
         # The last segment may end within an epoch; its loader then stops preparing batches at once.
         with contextlib.closing(batches):  # type: ignore[type-var]
-            for images_B3HW, labels_B in timer.timed(itertools.islice(batches, steps)):
+            for taken, (images_B3HW, labels_B) in enumerate(timer.timed(itertools.islice(batches, steps - done)), done + 1):
                 batch, labels = images_B3HW.to(self.device, non_blocking=True), labels_B.to(self.device)
                 if self.training.mixup > 0:
                     batch, labels = self._mix(batch, labels)
@@ -188,6 +204,10 @@ class Trainer:
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
                 if self.step % _CHECK_FINITE_EVERY == 0:
                     self._check_finite(totals)
+                # At its end a segment is saved by who iterates over them.
+                if taken < steps and (self.preempted() or time.monotonic() - saved > _CHECKPOINT_SECONDS):
+                    self._save_unfinished(totals)
+                    saved = time.monotonic()
         self._check_finite(totals)
         self._check_weights()
         if self.group is not None:
@@ -195,6 +215,18 @@ class Trainer:
         seconds = time.monotonic() - began
         speed = {"images_per_second": images / seconds, "loader_wait": timer.seconds / seconds}
         return {name: float(total) / steps for name, total in totals.items()} | speed
+
+    def _save_unfinished(self, totals: dict[str, Tensor]) -> None:
+        if self.save is no_checkpoint:
+            return
+        # A state that nothing can be trained from is not saved.
+        self._check_finite(totals)
+        self._check_weights()
+        self.unfinished = unfinished_state(totals, self.device)
+        self.save()
+        self.unfinished = {}
+        if self.preempted():
+            raise PreemptedError(f"the trial leaves its node after {self._place}, and goes on from there")
 
     def _mix(self, images_B3HW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mixup (Zhang et al., 2018): image i is mixed with image B-1-i in a share from Beta(alpha, alpha); labels become soft labels."""
@@ -272,11 +304,16 @@ class Trainer:
         epoch, rate = math.ceil(self.step / len(self.loader)), max(group["lr"] for group in self.optimizer.param_groups)
         return f"step {self.step} of the {self.schedule.phase} phase (epoch {epoch}, learning rate {rate:.3g})"
 
-    def _state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
+        """The tensors to resume from, in the middle of a segment as well as at its end."""
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
-        return tensors | flatten_optimizer(self.optimizer)
+        return tensors | flatten_optimizer(self.optimizer) | self.unfinished
+
+
+def no_checkpoint() -> None:
+    """The `save` of a trainer whose owner keeps no checkpoint in the middle of a segment."""
 
 
 def load_named(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:

@@ -55,6 +55,7 @@ def make_trainer(context: TrialContext, phase: TrainingPhase) -> Trainer:
         bfloat16=uses_bfloat16(training.precision, context.device),
         frozen_models=context.frozen_models,
         group=group,
+        preempted=context.preempted,
     )
     if isinstance(group, LeadingRank):
         trainer.segment_context = group.segments(functools.partial(pack, phase, trainer))
@@ -66,15 +67,15 @@ def pack(phase: TrainingPhase, trainer: Trainer) -> bytes:
     # The moving average of the weights is evaluated, which rank 0 alone does.
     sent = dataclasses.replace(phase, schedule=dataclasses.replace(phase.schedule, average=False))
     buffer = io.BytesIO()
-    torch.save((sent, flatten_optimizer(trainer.optimizer), trainer.step), buffer)
+    torch.save((sent, flatten_optimizer(trainer.optimizer), trainer.step, trainer.unfinished), buffer)
     return buffer.getvalue()
 
 
 def unpack(context: TrialContext, packed: bytes) -> Trainer:
     """The trainer of another rank, where rank 0's was when it was packed."""
     # Not of a file: from rank 0, over a pipe between the two processes alone.
-    phase, optimizer, step = torch.load(io.BytesIO(packed), map_location=context.device, weights_only=False)  # nosec B614
+    phase, optimizer, step, unfinished = torch.load(io.BytesIO(packed), map_location=context.device, weights_only=False)  # nosec B614
     trainer = make_trainer(context, phase)
     restore_optimizer(trainer.optimizer, optimizer)
-    trainer.step = step
+    trainer.step, trainer.unfinished = step, unfinished
     return trainer

@@ -61,6 +61,7 @@ def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_lab
     Raises:
         DivergedError: when the loss or a weight is not finite.
         InfeasibleError: when the recipe does not fit into the memory or onto its budget.
+        PreemptedError: when the process has to end (`context.preempted`), with a checkpoint of the last step.
         TrialError: when the finished model's costs are not those of its plan.
     """
     return _Trial(recipe, context, folder, budget_label).run()
@@ -252,8 +253,11 @@ class _Trial:
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
             self.optimizer_steps = before + saved[1]["step"]
-            # The earlier run may have been killed before this report arrived, and the pruner must not miss one.
-            yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
+            # The earlier run may have been killed before this report arrived, and the pruner must not miss one. A checkpoint in the middle
+            # of an epoch has none; the epoch before it was reported.
+            if saved[1]["metrics"]:
+                yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
+        trainer.save = lambda: self._save(position, trainer.state(), step=trainer.step, before=before, metrics={})
         for segment in trainer.segments():
             self.optimizer_steps = before + segment.steps
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
