@@ -40,7 +40,7 @@ _CHECK_FINITE_EVERY = 20
 """Steps. Each check waits for the GPU to finish its queue, so that one a step would slow down the training."""
 
 _CHECKPOINT_SECONDS = 600.0
-"""Between two checkpoints of a segment that takes longer: what a node that is lost without notice costs at most. Writing one takes seconds."""
+"""Between two checkpoints of a longer segment: as much is lost with a node that leaves without notice. Writing one takes seconds."""
 
 _FINAL_RATE = 0.01
 """The cosine ends at this share of the peak learning rate, so that the last steps still move the weights."""
@@ -175,8 +175,9 @@ class Trainer:
             )
 
     def train_segment(self, index: int, steps: int) -> dict[str, float]:
-        """Trains one segment of `steps` steps, or what is left of it, and returns its mean curves; `segments` does so for all, and on several
-        ranks each of them for each."""
+        """Trains one segment of `steps` steps, or what is left of it, and returns its mean curves.
+
+        `segments` does so for all; on several ranks each of them does, for each."""
         done = self.step - index * len(self.loader)
         # What the model draws (dropout) depends on the segment alone: a resumed run draws the same.
         torch.manual_seed(segment_seed(self.seed, self.schedule.seed_name, index))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loopback.program import Program
-from workers.search.cluster import ONE_MACHINE
+from workers.search.cluster import NICENESS, ONE_MACHINE
 from workers.service.executor import RESOURCE
 
 # Of both nodes. On any other address Ray's processes listen on every interface, and its metrics answer without a token.
@@ -63,10 +63,14 @@ class RayNodes:
         self.head.start(self._command(options), self.environment)
 
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
-        """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`."""
+        """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`.
+
+        They run at the priority of this command, as a search's own Ray does; Ray would let them give way to everything else on the machine.
+        """
         options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
         options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
-        self.worker.start(self._command(options), {**environment, **self.environment})
+        niceness = {NICENESS: os.environ.get(NICENESS, "0")}
+        self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
 
     def nodes(self) -> int:
         """The number of nodes that are alive; 0 where the dashboard does not answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,39 @@ def test_preempted_trials_go_on_from_their_last_epoch_and_are_counted_once(world
         if event.last:
             own = [other.report for other in disturbed.events if other.number == event.number]
             assert own == list(world.trial(disturbed.recipes[event.number]).reports)
+
+
+def test_notice_loses_nothing_and_checkpoints_in_an_epoch_bound_the_loss(world: World) -> None:
+    conditions = Conditions(preempted=20.0, away=30.0, duration_factor=30.0)
+    epochs, minute, notice = (
+        _run(world, workers=4, trials=12, conditions=dataclasses.replace(conditions, **changes), scheduler="none").tally
+        for changes in ({}, {"checkpoint": 20.0}, {"notice": True, "retries": 0})
+    )
+    assert notice.preemptions > 5
+    assert (notice.lost, notice.given_up) == (0.0, 0)
+    assert 0 < minute.lost <= 20.0 * minute.preemptions
+    assert epochs.lost / epochs.preemptions > minute.lost / minute.preemptions
+
+
+def test_losses_in_a_row_fail_a_trial_later_than_losses_in_all(world: World) -> None:
+    conditions = Conditions(preempted=20.0, away=30.0, duration_factor=30.0, retries=2)
+    in_a_row, in_all = (
+        _run(world, workers=4, trials=12, conditions=dataclasses.replace(conditions, in_a_row=rule), scheduler="none").tally
+        for rule in (True, False)
+    )
+    assert in_a_row.given_up < in_all.given_up
+
+
+def test_nodes_that_join_are_used_where_slots_follow_them(world: World) -> None:
+    pool = Conditions(first=1, joining=5.0)
+    follows, stays = (
+        _run(world, workers=4, trials=12, conditions=dataclasses.replace(pool, slots=slots), scheduler="none")
+        for slots in (None, 1)
+    )
+    assert stays.tally.makespan == pytest.approx(
+        sum(world.trial(recipe).seconds[-1] for recipe in stays.recipes.values()) + 12 * 0.35
+    )
+    assert follows.tally.makespan < stays.tally.makespan / 2
 
 
 def test_a_trial_that_fails_by_itself_is_finished_and_the_search_goes_on(world: World) -> None:

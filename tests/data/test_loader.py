@@ -48,6 +48,17 @@ def test_epoch_depends_on_seed_and_number_alone(augmentation, side):
         assert not torch.equal(first[0], other[0])
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_an_epoch_that_begins_late_has_the_batches_of_the_whole_one(augmentation, train):
+    loader = loader_of(split_of(40), augmentation=augmentation, train=train)
+    whole, late = list(loader.epoch(1)), list(loader.epoch(1, start=3))
+    assert len(late) == 2
+    for (images, labels), (late_images, late_labels) in zip(whole[3:], late, strict=True):
+        assert torch.equal(images, late_images)
+        assert torch.equal(labels, late_labels)
+
+
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_global_generators_of_the_caller_are_left_alone(augmentation):
     batches = loader_of(split_of(40), augmentation=augmentation).epoch(0)
