@@ -8,11 +8,12 @@ DEMO := --model deit_tiny_patch16_224 --from-scratch \
   --model-args patch_size=4,embed_dim=64,depth=4,num_heads=4 --image-size 24 --data digits \
   --flops 50% --flops 40% --trials 9 --epochs 4 --base-epochs 24 --base-lr 3e-3 --batch-size 32 \
   --space smoke --concurrency 2 --speed onnxruntime --output $(DEMO_OUTPUT)
+FAULTS_DIR ?= runs/faults
 CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints test test-all lint style types layers unused insecure docs clean
+.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints bill test test-all test-faults lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +37,10 @@ manifests: $(STAMP) ## write deploy/kuberay/service.yaml and storage.yaml from t
 constraints: $(STAMP) ## write deploy/constraints.txt: the version of everything that deploy/requirements.txt brings into the image
 	$(BIN)/uv pip compile deploy/requirements.txt --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
 	  --no-annotate --custom-compile-command 'make constraints' --upgrade --quiet --output-file deploy/constraints.txt
+
+bill: $(STAMP) ## print the bill of materials of this environment, CycloneDX 1.6, once every licence was looked at
+	@$(BIN)/python deploy/bill_of_materials.py --check
+	@$(BIN)/python deploy/bill_of_materials.py
 
 demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)
@@ -64,6 +69,11 @@ test: $(STAMP) ## the tests, at most eight minutes on two cores
 
 test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every example of the properties
 	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest
+
+# A second start goes on with the cases that have no result in FAULTS_DIR yet.
+test-faults: $(STAMP) ## every fault and attack beside a real job, two hours on two cores, and the tests of single faults
+	$(BIN)/python -m pytest -p no:cacheprovider -m faults
+	$(BIN)/python benchmarks/service_faults.py --folder $(FAULTS_DIR)
 
 lint: style types layers unused insecure ## everything that reads the code: the five targets below, and the hooks of pre-commit
 

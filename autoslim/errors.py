@@ -16,6 +16,7 @@ AutoslimError
 │   ├── DivergedError              the loss is not a finite number
 │   └── InfeasibleError            this recipe cannot be run here (memory, or its budget)
 ├── RankLostError                  a process of a trial on several GPUs was lost; the trial is tried again
+├── PreemptedError                 a trial has to leave its node, and has written a checkpoint; it is no failure
 ├── MissingExtraError (ImportError) an optional dependency is not installed; names the command that installs it
 ├── DifferenceError                a model that was made again is not the same to the bit
 ├── ExportError                    a form that this model cannot be exported to
@@ -97,6 +98,10 @@ class InfeasibleError(TrialError):
 
 class RankLostError(AutoslimError):
     """One of the processes that train a trial together was lost or does not answer; another try resumes from the checkpoint."""
+
+
+class PreemptedError(AutoslimError):
+    """A trial has to leave its node, or its process was asked to end. Its checkpoint is written: another try goes on from here."""
 
 
 class MissingExtraError(AutoslimError, ImportError):

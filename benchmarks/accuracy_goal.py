@@ -3,9 +3,10 @@
     python benchmarks/accuracy_goal.py [--drop 2] [--trials 24] [--seeds 10] [--table benchmarks/data/trials_cifar10_d64.parquet]
     AUTOSLIM_DATA=... python benchmarks/accuracy_goal.py --real runs/goal [--drop 1] [--trials 24] [--images 6000] [--epochs 3]
 
-All searches have equally many trials, and of each the cheapest model counts that keeps to the drop on the validation images. The first form
-plays the searches on the surrogate of trained trials (`simulation`); a model's true drop is that without the noise of its trial. With
-`--real` the trials are trained on CIFAR-10, one seed of each search; finished searches in the folder are reused.
+All searches have equally many trials, and of each the cheapest model counts that keeps to the drop on the validation images. The first
+form plays the searches on the surrogate of trained trials (`simulation`); a model's true drop is that without the noise of its trial. With
+`--real` the trials are trained on CIFAR-10, one seed of each search; finished searches in the folder are reused, and an interrupted one
+goes on. A folder is for one drop and one set of settings.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ SEARCHES: dict[str, tuple[str, ...]] = {
 }
 """The budgets of each search; the first one has the goal instead."""
 
+_SETTINGS = ("goal", "trials", "training", "dataset")
+"""What all searches of a folder have in common."""
+
 Cheapest = tuple[float, float]
 """The share of the dense model's FLOPs of the cheapest model that keeps to the goal, and the points that it truly loses."""
 
@@ -57,9 +61,11 @@ def simulated(name: str, seed: int, goal: AccuracyGoal, *, trials: int, table: P
 
 
 def trained(name: str, goal: AccuracyGoal, folder: Path, *, trials: int, images: int, epochs: float) -> Cheapest | None:
-    """A search on CIFAR-10; what it loses is on its validation images."""
-    from workers.search.driver import run_search
+    """A search on CIFAR-10; what it loses is on its validation images.
 
+    Raises:
+        SystemExit: the folder has a search with other settings.
+    """
     data, budgets = Path(os.environ["AUTOSLIM_DATA"]).absolute(), tuple(Budget.parse(label) for label in SEARCHES[name])
     output = (folder / name.replace(" ", "").replace("%", "")).absolute()
     job = SearchJob(
@@ -75,7 +81,12 @@ def trained(name: str, goal: AccuracyGoal, folder: Path, *, trials: int, images:
         address="local",
         output=str(output),
     )
+    started = RunFolder(output).read_job() if RunFolder(output).job_file.is_file() else job
+    if differs := [name for name in _SETTINGS if getattr(started, name) != getattr(job, name)]:
+        raise SystemExit(f"{output} was started with another {differs[0]} ({getattr(started, differs[0])}); give another folder")
     if not (output / "summary.json").is_file():
+        from workers.search.driver import run_search
+
         summary = run_search(job, resume=RunFolder(output).job_file.is_file())
         (output / "summary.json").write_text(summary.to_json(indent=1))
     with store_of(output, job) as store:
@@ -85,6 +96,19 @@ def trained(name: str, goal: AccuracyGoal, folder: Path, *, trials: int, images:
     return (
         None if found is None else ((found.flops or 0) / base.dense_flops, 100 * (base.dense_accuracy - (found.accuracy or 0.0)))
     )
+
+
+def lines_on_test(folder: Path) -> list[str]:
+    """What each delivered model of the finished searches loses on the test images, which none was chosen by."""
+    from workers.search.model_line import describe_model
+    from workers.search.summary import Summary
+
+    summaries = {path.parent.name: Summary.from_json(path.read_text()) for path in sorted(folder.glob("*/summary.json"))}
+    return [
+        f"{name}, {model.label} ({(model.flops or 0) / summary.dense_flops:.1%} of the FLOPs): {describe_model(model, summary)}"
+        for name, summary in summaries.items()
+        for model in summary.models
+    ]
 
 
 def table_of(found: Mapping[str, list[Cheapest | None]]) -> str:
@@ -122,6 +146,8 @@ def main() -> None:
         shared = {"trials": options.trials, "table": options.table, "surrogate": surrogate}
         found = {name: [simulated(name, seed, goal, **shared) for seed in range(options.seeds)] for name in SEARCHES}
     print(table_of(found))
+    if options.real is not None:
+        print("\n".join(["", *lines_on_test(options.real)]))
 
 
 if __name__ == "__main__":

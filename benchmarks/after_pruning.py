@@ -18,13 +18,15 @@ from pathlib import Path
 
 import baselines
 import torch
-from methods_runs import DESIGN, TRAINING, Run, Settings, make_recipe
+from methods_rows import DESIGN
+from methods_runs import TRAINING, Run, Settings, make_recipe
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import Phase
 from autoslim.data import prepare_dataset
 from autoslim.training import TrialContext, run_trial
+from autoslim.training.device import Precision
 from autoslim.training.evaluate import accuracy
 
 TRAIN_IMAGES, EPOCHS = 10_000, 3.0
@@ -67,7 +69,7 @@ def main() -> None:
         work = Path(folder)
         context = open_context(Path(os.environ["AUTOSLIM_DATA"]), work, options.images)
         validation = context.loader(context.splits.validation, TRAINING, seed=0, train=False)
-        dense = accuracy(context.teacher, validation, device=context.device, bfloat16=False)
+        dense = accuracy(context.teacher, validation, device=context.device, precision=Precision.FLOAT32)
         print(f"| held-out top-1, % | {' | '.join(budgets)} |\n|---|{'---|' * len(budgets)}")
         print(f"| dense | {100 * dense:.1f} at 100 % |{' |' * (len(budgets) - 1)}")
         for name in options.only.split(","):

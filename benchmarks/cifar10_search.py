@@ -5,6 +5,9 @@
 One search has two budgets. The controls start from the same dense model and have the same teacher and epochs: the dense model finetuned,
 and random tokens (drawn for every image) at each budget, each with two learning rates, of which the better one on the validation images
 counts. Every model is evaluated once on the 10,000 test images. Finished steps in --output are reused. `--images 0` takes all images.
+
+The space is `default`, its chains included. `--second-start runs/start/model` adds a dense model, such as those of `dense_start.py`; the
+controls stay those of the first.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ class Settings:
     epochs: float
     trials: int
     seed: int
+    second_start: Path | None = None
 
     @property
     def dataset(self) -> DatasetSpec:
@@ -58,14 +62,11 @@ class Settings:
         return self.data / "vit-cifar10"
 
 
-def search(settings: Settings) -> Path:
-    """Runs or resumes the search; returns its folder."""
-    from workers.search.driver import run_search
-
-    folder = settings.output / "search"
-    job = SearchJob(
+def make_job(settings: Settings, folder: Path) -> SearchJob:
+    return SearchJob(
         id="cifar10-search",
         model=ModelSpec(name=str(settings.base)),
+        more_models=() if settings.second_start is None else (ModelSpec(name=str(settings.second_start.absolute())),),
         dataset=settings.dataset,
         budgets=tuple(Budget.parse(label) for label in BUDGETS),
         trials=settings.trials,
@@ -74,6 +75,14 @@ def search(settings: Settings) -> Path:
         concurrency=2,
         output=str(folder.absolute()),
     )
+
+
+def search(settings: Settings) -> Path:
+    """Runs or resumes the search; returns its folder."""
+    from workers.search.driver import run_search
+
+    folder = settings.output / "search"
+    job = make_job(settings, folder)
     if not (folder / "summary.json").is_file():
         summary = run_search(job, resume=(folder / "job.json").is_file())
         (folder / "summary.json").write_text(summary.to_json(indent=1))
@@ -126,6 +135,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--second-start", type=Path, help="the folder of another dense model, in timm's hub format")
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
@@ -146,7 +156,10 @@ Row = tuple[str, int, Hits, str, str]
 
 def table(settings: Settings, folder: Path, controls: dict[tuple[str, float, float], dict[str, Any]]) -> str:
     dataset = prepare_dataset(settings.dataset, folder / "cache", seed=settings.seed)
-    context = TrialContext.open(base=settings.base, dataset=dataset.path)
+    starts = make_job(settings, folder).starts
+    # Each start has images as it was trained on them.
+    contexts = {label: TrialContext.open(base=Path(model.name), dataset=dataset.path) for label, model in starts.items()}
+    context = next(iter(contexts.values()))
     dense = holdout_hits(context.teacher, context)
     flops = count_flops(context.teacher, context.dense.shape.image_size)
     best = best_controls(controls)
@@ -156,7 +169,7 @@ def table(settings: Settings, folder: Path, controls: dict[tuple[str, float, flo
     for label in BUDGETS:
         random = best["random", Budget.parse(label).share or 1.0]
         rows.append((f"{label}: random tokens", random["flops"], _hits(random), format_difference([_hits(random)], [tuned]), ""))
-        rows.append(_searched(label, folder, context, tuned, _hits(random)))
+        rows.append(_searched(label, folder, contexts, tuned, _hits(random)))
     lines = [
         "| model | FLOPs | test top-1, % (95 %) | against dense, finetuned | against random tokens |",
         "|---|---|---|---|---|",
@@ -179,12 +192,13 @@ def _hits(control: dict[str, Any]) -> Hits:
     return hits
 
 
-def _searched(label: str, folder: Path, context: TrialContext, tuned: Hits, random: Hits) -> Row:
+def _searched(label: str, folder: Path, contexts: dict[str, TrialContext], tuned: Hits, random: Hits) -> Row:
     from autoslim.export.artifact import load, load_config
 
     model = RunFolder(folder).model(label)
-    config, hits = load_config(model), holdout_hits(load(model), context)
-    name = f"{label}: autoslim ({config.recipe.method})"
+    config = load_config(model)
+    hits = holdout_hits(load(model), contexts[config.recipe.model])
+    name = f"{label}: autoslim ({config.recipe.title})"
     return name, config.flops.fvcore, hits, format_difference([hits], [tuned]), format_difference([hits], [random])
 
 

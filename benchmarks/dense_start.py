@@ -37,6 +37,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """timm's names and arguments."""
 
 
+def train_start(output: Path, data: Path, *, family: str = "vit", images: int = 0, epochs: float = 12.0) -> Path:
+    """The folder of the trained model; what is there already is not trained again. `data` holds cifar10, `images` are 0 for all."""
+    name, arguments = FAMILIES[family]
+    model = ModelSpec(name=name, weights="scratch", args=arguments, image_size=(32, 32))
+    spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=images or None)
+    dataset = prepare_dataset(spec, output / "cache", seed=0)
+    request = BaseRequest(
+        model=model, weights_digest="", dataset_digest=dataset.digest, training=TRAINING.replace(epochs=epochs), seed=0
+    )
+    for report in prepare_base(output / "model", request, dataset):
+        print(
+            f"epoch {report.epoch:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items()), flush=True
+        )
+    return output / "model"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -45,19 +61,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=12.0)
     options = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
-        sys.exit("AUTOSLIM_DATA must name a folder with cifar10 and vit-cifar10")
+        sys.exit("AUTOSLIM_DATA must name a folder with cifar10")
     data = Path(os.environ["AUTOSLIM_DATA"])
-    name, arguments = FAMILIES[options.family]
-    model = ModelSpec(name=name, weights="scratch", args=arguments, image_size=(32, 32))
-    spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=options.images or None)
-    dataset = prepare_dataset(spec, options.output / "cache", seed=0)
-    request = BaseRequest(
-        model=model, weights_digest="", dataset_digest=dataset.digest, training=TRAINING.replace(epochs=options.epochs), seed=0
-    )
-    for report in prepare_base(options.output / "model", request, dataset):
-        print(
-            f"epoch {report.epoch:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items()), flush=True
-        )
+    train_start(options.output, data, family=options.family, images=options.images, epochs=options.epochs)
 
 
 if __name__ == "__main__":

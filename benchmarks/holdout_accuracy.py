@@ -23,8 +23,8 @@ def holdout_hits(model: nn.Module, context: TrialContext) -> Hits:
     # For models that drop tokens at random.
     torch.manual_seed(0)
     with torch.no_grad():
-        found = [logits_of(model(images.to(context.device))).argmax(1).cpu() == labels for images, labels in loader.epoch(0)]
-    return torch.cat(found).numpy()
+        found = [logits_of(model(images)).argmax(1) == labels for images, labels in loader.epoch(0, context.device)]
+    return torch.cat(found).cpu().numpy()
 
 
 def paired(hits: list[Hits], others: list[Hits]) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from holdout_accuracy import Hits, format_difference, paired
-from methods_runs import BASELINES, DENSE, RANDOM, Facts, Run, read
+from methods_rows import BASELINES, COMPARED, DENSE, RANDOM
+from methods_runs import Facts, Run, read
 
 
 class Results:
@@ -53,8 +54,22 @@ def table(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) ->
     lines = [_overview(results, names, budgets)]
     for budget in budgets:
         lines += ["", f"**{budget} of the FLOPs**", "", _details(results, names, budget), "", verdict(results, budget)]
-    lines += [f"- failed: {f.name} at {f.budget}, seed {f.seed}: {f.error}" for f in results.failed]
+        lines += _comparisons(results, budget)
+    # The budget decides, not the seed.
+    unreachable = {(f.name, f.budget): f.error for f in results.failed if f.infeasible}
+    lines += [f"- cannot be reached: {name} at {budget}: {error}" for (name, budget), error in unreachable.items()]
+    lines += [f"- failed: {f.name} at {f.budget}, seed {f.seed}: {f.error}" for f in results.failed if not f.infeasible]
     return "\n".join(lines)
+
+
+def _comparisons(results: Results, budget: str) -> list[str]:
+    """A line for each pair of rows with a question of its own, over the seeds that both have."""
+    lines = []
+    for name, other in COMPARED:
+        key, against = results.key(name, budget), results.key(other, budget)
+        if key is not None and against is not None and (difference := _against(results, key, against)):
+            lines.append(f"- {name} against {other}: {difference}")
+    return lines
 
 
 def _overview(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) -> str:

@@ -1,12 +1,16 @@
 """Every method and every baseline on CIFAR-10, at the same budgets, with the same start, teacher, images and epochs.
 
     AUTOSLIM_DATA=... python benchmarks/methods_table.py --output runs/methods [--full] [--only tome,sit] [--dry-run]
+    AUTOSLIM_DATA=... python benchmarks/methods_table.py --output runs/second-start --second-start
 
-A run is a method or baseline at a budget with a seed. Finished runs in --output are reused; failed ones are run again, and the table has
-their errors until then. All epochs count: those of a mask search, of scores or of a regressor are taken from the finetuning. The default
-is 10,000 training images, 3 epochs, one seed of the baselines and two of the others, and two processes of one thread each; --full takes all
-images and 10 epochs. The teacher's logits
-are computed once and shared by the runs, which changes no result.
+A run is a method, a chain of two or a baseline at a budget with a seed. Finished runs in --output are reused; failed ones are run again,
+and the table has their errors until then. All epochs count: those of a mask search, of scores or of a regressor are taken from the
+finetuning. The default is 10,000 training images, 3 epochs, one seed of the baselines and two of the others, and two processes of one
+thread each; --full takes all images and 10 epochs. No run begins that is not expected to end within --hours; 70 % of the FLOPs is what is
+left then, and the same command goes on with it. The teacher's logits are computed once and shared by the runs, which changes no result.
+
+--second-start is the same at 35 % on a model that was trained without patch dropout (`dense_start.py`; first, where --output has none):
+one that knows images with holes may care less about which patches it sees.
 """
 
 from __future__ import annotations
@@ -17,22 +21,14 @@ import os
 import time
 from pathlib import Path
 
+from dense_start import train_start
 from methods_report import Results, table
-from methods_runs import (
-    BASELINES,
-    BUDGETS,
-    OURS,
-    ROWS,
-    START,
-    TRAINING,
-    VARIANTS,
-    Settings,
-    carry_out,
-    estimated_minutes,
-    is_done,
-    planned,
-    same_settings,
-)
+from methods_rows import BASELINES, OURS, ROWS, VARIANTS, unknown_row
+from methods_runs import START, TRAINING, Settings, estimated_minutes, is_done
+from methods_schedule import BUDGETS, carry_out, planned, same_settings
+
+SECOND_BUDGETS = ("35%",)
+"""Of --second-start: where methods differ most from each other, and all are within reach."""
 
 
 def parse() -> argparse.Namespace:
@@ -40,38 +36,44 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, help="training images, 0 for all (default: 10000)")
     parser.add_argument("--epochs", type=float, help="of every run, a method's own training included (default: 3)")
-    parser.add_argument("--full", action="store_true", help="all images, 10 epochs")
+    parser.add_argument("--full", action="store_true", help="all images, 10 epochs, no limit of time")
     parser.add_argument("--only", default=",".join(ROWS), help="rows, comma-separated (default: all)")
-    parser.add_argument("--budgets", default=",".join(BUDGETS), help="shares of the FLOPs, comma-separated")
+    parser.add_argument("--budgets", help=f"shares of the FLOPs, comma-separated (default: {','.join(BUDGETS)})")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
     parser.add_argument("--baseline-seeds", default="0", help="seeds of the baselines, comma-separated")
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         "--start", default=START, help="the dense model: a folder of the data's, or the path of one (default: %(default)s)"
     )
+    start.add_argument("--second-start", action="store_true", help="a model trained without patch dropout, at 35 %% alone")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--hours", type=float, help="of the runs of this call, 0 for no limit (default: 2)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated minutes, and start none")
     parser.add_argument("--table", action="store_true", help="print the table of the finished runs, and start none")
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
     arguments.only = tuple(arguments.only.split(","))
-    if unknown := [name for name in arguments.only if name not in BASELINES and not set(name.split("+")) <= {*OURS, *VARIANTS}]:
+    if (unknown := unknown_row(arguments.only)) is not None:
         allowed = (
             f"{', '.join(dict.fromkeys((*OURS, *VARIANTS, *BASELINES)))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}"
         )
-        parser.error(f"--only names {unknown[0]!r}; allowed: {allowed}")
-    arguments.budgets = tuple(arguments.budgets.split(","))
+        parser.error(f"--only names {unknown!r}; allowed: {allowed}")
+    usual = SECOND_BUDGETS if arguments.second_start else BUDGETS
+    arguments.budgets = usual if arguments.budgets is None else tuple(arguments.budgets.split(","))
     arguments.seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
     arguments.baseline_seeds = tuple(int(seed) for seed in arguments.baseline_seeds.split(","))
     arguments.images = (0 if arguments.full else 10_000) if arguments.images is None else arguments.images
     arguments.epochs = (10.0 if arguments.full else 3.0) if arguments.epochs is None else arguments.epochs
+    arguments.hours = (0.0 if arguments.full else 2.0) if arguments.hours is None else arguments.hours
     return arguments
 
 
 def main() -> None:
     arguments = parse()
-    settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=arguments.start)
     data, output = Path(os.environ["AUTOSLIM_DATA"]).absolute(), arguments.output.absolute()
+    start = str(output / "start" / "model") if arguments.second_start else arguments.start
+    settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=start)
     runs = planned(arguments.only, arguments.budgets, arguments.seeds, arguments.baseline_seeds)
     todo = [run for run in runs if not is_done(output, run)]
     minutes = [estimated_minutes(run, settings) for run in todo]
@@ -82,13 +84,20 @@ def main() -> None:
         )
         return
     same_settings(output, settings)
-    began = time.monotonic()
+    began, left = time.monotonic(), 0
     if todo and not arguments.table:
-        carry_out(todo, data, output, settings, arguments.processes)
+        if arguments.second_start:
+            train_start(output / "start", data)
+        ends = time.monotonic() + 3600 * arguments.hours if arguments.hours else math.inf
+        left = carry_out(todo, data, output, settings, arguments.processes, ends=ends)
     print(table(Results(output, runs), arguments.only, arguments.budgets))
     if arguments.table:
         return
-    print(f"\n{len(todo)} runs in this call, {(time.monotonic() - began) / 60:.0f} minutes on {os.cpu_count()} cores")
+    print(f"\n{len(todo) - left} runs in this call, {(time.monotonic() - began) / 60:.0f} minutes on {os.cpu_count()} cores")
+    if left:
+        print(
+            f"{left} runs are left, which would not have ended within {arguments.hours:g} hours; the same command goes on with them"
+        )
 
 
 if __name__ == "__main__":

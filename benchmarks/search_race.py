@@ -7,6 +7,9 @@ by their observed accuracies and scored by their accuracies without noise. A tri
 by then, except for autoslim, which delivers complete trials only. Finished runs in --output are reused; `--table` only writes the table and
 the figure. With `--real` every trial is trained as those of the table were, and its observed accuracy is its score.
 
+`autoslim, every method and chain` searches the whole default space, `autoslim, every method` its methods alone. The table lacks some of
+these and all chains, so that both are for `--real` alone.
+
 `autoslim, prior` begins with the trials of other models that are part of it (`--prior auto`), all others with none. The race's own model is
 never among those: `--trials-table` names it.
 """
@@ -33,7 +36,7 @@ from simulation.cluster import Cluster, Search
 from simulation.ours import our_search
 from simulation.peer import PeerSearch
 from simulation.peers import PEERS
-from simulation.real import TrainedWorld
+from simulation.real import TrainedWorld, WholeWorld
 from simulation.score import Found, scores
 from simulation.surrogate import Surrogate
 from simulation.table import TRIALS, Trials
@@ -53,8 +56,13 @@ OURS: dict[str, dict[str, Any]] = {
     "autoslim, TPE, nothing stopped": {"sampler": "tpe", "scheduler": "none"},
     "autoslim, random recipes": {"sampler": "random"},
     "autoslim, random recipes, nothing stopped": {"sampler": "random", "scheduler": "none"},
+    "autoslim, every method": {},
+    "autoslim, every method and chain": {},
 }
 """Changes to a job with default settings. Trials of the race's own model are no part of the prior."""
+
+WHOLE = {"autoslim, every method": False, "autoslim, every method and chain": True}
+"""Contestants with more of the default space than the table knows, with `--real` alone; whether they have its chains, too."""
 
 MANY = 100_000
 """More trials than any run needs; the epochs end it."""
@@ -82,7 +90,11 @@ def perform(name: str, seed: int, epochs: float, table: Path, trained: Path | No
     world = World(_surrogate(table), seed)
     if trained is not None:
         start = next(start for name, start in STARTS.items() if table_of(name).stem == table.stem)
-        world = TrainedWorld.open(world, Path(os.environ["AUTOSLIM_DATA"]).absolute(), trained, start)
+        data = Path(os.environ["AUTOSLIM_DATA"]).absolute()
+        if name in WHOLE:
+            world = WholeWorld.open(world, data, trained, start, chains=WHOLE[name])
+        else:
+            world = TrainedWorld.open(world, data, trained, start)
     cluster = Cluster(contestant(name, world, seed, table), world.trial, workers=1, seed=seed).run(epochs=epochs)
     found = deliverable(cluster, world, stopped_count=name not in OURS)
     at = [epochs * (index + 1) / POINTS for index in range(POINTS)]
@@ -244,7 +256,7 @@ def main() -> None:
     parser.add_argument("--trials-table", type=Path, default=TRIALS, help="made by trial_table.py")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=float, default=600.0)
-    parser.add_argument("--only", default=";".join([*OURS, *PEERS]), help="contestants, separated by semicolons")
+    parser.add_argument("--only", help="contestants, separated by semicolons (default: all, some of them with --real alone)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--real", action="store_true", help="train every trial (AUTOSLIM_DATA must name the folder with cifar10/)"
@@ -253,9 +265,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.real and "AUTOSLIM_DATA" not in os.environ:
         parser.error("--real needs AUTOSLIM_DATA, the folder that holds cifar10/")
-    names = arguments.only.split(";")
-    if unknown := [name for name in names if name not in OURS and name not in PEERS]:
-        parser.error(f"--only names {unknown[0]!r}; allowed: {'; '.join([*OURS, *PEERS])}")
+    known = [name for name in (*OURS, *PEERS) if arguments.real or name not in WHOLE]
+    names = known if arguments.only is None else arguments.only.split(";")
+    if unknown := [name for name in names if name not in known]:
+        more = "" if arguments.real else f"; with --real also: {'; '.join(WHOLE)}"
+        parser.error(f"--only names {unknown[0]!r}; allowed: {'; '.join(known)}{more}")
     output = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seeds)

@@ -5,13 +5,18 @@
 One `autoslim serve` for each case, started by its command on loopback, and one job: a real search over scikit-learn's digits with a tiny
 model. When its first trial has ended, the fault happens; the user asks for the job four times a second and afterwards submits the same
 again. The first two rows are the job without a fault. What a case has shown is in FOLDER/results.jsonl; a second start skips it.
+
+The exit code is 1 where a case breaks a rule: the job ends with its model (or, after some faults, says why not), no finished trial is lost
+or counted twice, one submit makes one job, no process is left. A case that needs what this machine does not have is skipped and named.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,13 +27,14 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 
-from faults import attacks, kills, surroundings  # noqa: E402
-from faults.case import Case, Stage  # noqa: E402
+from faults import attacks, beside, cluster, kills, network, surroundings, takeovers, tracking  # noqa: E402
+from faults.case import Case, MissingError, Stage  # noqa: E402
 from faults.service import left_behind  # noqa: E402
 from faults.user import User  # noqa: E402
 
 UNDISTURBED = [Case(name, lambda stage: "") for name in ("none", "none, once more")]
-CASES = [*UNDISTURBED, *kills.CASES, *surroundings.CASES, *attacks.CASES]
+_PARTS = (kills, takeovers, surroundings, network, cluster, tracking, beside, attacks)
+CASES = [*UNDISTURBED, *(case for part in _PARTS for case in part.CASES)]
 
 
 def play(case: Case, folder: Path) -> dict[str, Any]:
@@ -45,7 +51,26 @@ def play(case: Case, folder: Path) -> dict[str, Any]:
         user.cancel_later()
         verdict = user.verdict()
     row = {"case": case.name, "lasted": round(lasted, 1), "others": others, "left": left_behind(folder / "root")}
-    return row | {"doubled": verdict.doubled} | dataclasses.asdict(verdict)
+    return row | dataclasses.asdict(verdict) | {"commit": _commit(), "at": datetime.date.today().isoformat()}
+
+
+def broken_rules(row: dict[str, Any], case: Case) -> list[str]:
+    """What must not be, of what a case has shown."""
+    said_why = case.may_fail and row["state"] == "FAILED" and bool(row["told"])
+    # A job without its model counts as lost.
+    lost = row["lost"] - said_why
+    rules = {
+        f"the job is {row['state']}": row["state"] == "SUCCEEDED" or said_why,
+        f"lost: {lost}": lost == 0,
+        f"doubled: {row['doubled']}": row["doubled"] == 0,
+        f"processes left: {row['left']}": row["left"] == 0,
+    }
+    return [problem for problem, kept in rules.items() if not kept]
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
 
 
 _HEAD = (
@@ -76,28 +101,45 @@ def _line(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="where the results are kept")
     parser.add_argument("--only", default="", help="cases whose names have this text")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases, and play none")
     arguments = parser.parse_args()
+    cases = [case for case in CASES if arguments.only in case.name]
+    if arguments.list:
+        print("\n".join(case.name for case in cases))
+        return 0
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "results.jsonl"
     known = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
-    for case in CASES:
-        if case.name in known or arguments.only not in case.name:
-            continue
-        with tempfile.TemporaryDirectory(prefix="autoslim-faults-", ignore_cleanup_errors=True) as folder:
+    problems = {}
+    for case in cases:
+        if case.name not in known:
             try:
-                known[case.name] = play(case, Path(folder))
-            except Exception:  # noqa: BLE001 - the other cases go on
-                sys.stderr.write(f"{case.name}: not measured\n{traceback.format_exc()}\n")
+                with tempfile.TemporaryDirectory(prefix="autoslim-faults-", ignore_cleanup_errors=True) as folder:
+                    row = play(case, Path(folder))
+            except MissingError as error:
+                print(f"{case.name}: skipped: {error}", file=sys.stderr)
                 continue
-        print(json.dumps(known[case.name]), file=sys.stderr)
-        with file.open("a") as results:
-            results.write(json.dumps(known[case.name]) + "\n")
-    print(table([known[case.name] for case in CASES if case.name in known]))
+            except Exception as error:  # noqa: BLE001 - the other cases go on
+                traceback.print_exc()
+                problems[case.name] = f"not measured: {type(error).__name__}: {error}"
+                continue
+            print(json.dumps(row), file=sys.stderr)
+            with file.open("a") as results:
+                results.write(json.dumps(row) + "\n")
+            known[case.name] = row
+        if broken := broken_rules(known[case.name], case):
+            problems[case.name] = "; ".join(broken)
+    rows = [known[case.name] for case in CASES if case.name in known]
+    print(table(rows))
+    print("\nMeasured: " + ", ".join(sorted({f"{row['at']} at {row['commit']}" for row in rows if "commit" in row})))
+    for name, problem in problems.items():
+        print(f"{name}: {problem}", file=sys.stderr)
+    return int(bool(problems))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

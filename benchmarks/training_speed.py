@@ -31,7 +31,7 @@ from autoslim.export.profiling.benchmark import hardware
 from autoslim.export.profiling.interleaved import ratio
 from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext
-from autoslim.training.device import autocast, uses_bfloat16
+from autoslim.training.device import autocast, choose_precision
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 
@@ -41,7 +41,7 @@ TRAINING = TrainingSettings(distillation=0.9, temperature=2.0)
 def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:
     """Images a second, epoch by epoch."""
     loader = context.loader(context.splits.train, TRAINING, seed=0, train=True)
-    bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
+    precision = choose_precision(TRAINING.precision, context.device)
 
     def objective(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"loss": task_loss(model, context.teacher, images, labels, TRAINING)}
@@ -55,7 +55,7 @@ def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float
         schedule,
         seed=0,
         device=context.device,
-        bfloat16=bfloat16,
+        precision=precision,
         frozen_models=(context.teacher,),
     )
     for segment in trainer.segments():
@@ -63,16 +63,15 @@ def ours(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float
 
 
 def plain(model: nn.Module, context: TrialContext, rounds: int) -> Iterator[float]:
-    batches = list(context.loader(context.splits.train, TRAINING, seed=0, train=True).epoch(0))
-    bfloat16 = uses_bfloat16(TRAINING.precision, context.device)
+    batches = list(context.loader(context.splits.train, TRAINING, seed=0, train=True).epoch(0, context.device))
+    precision = choose_precision(TRAINING.precision, context.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=TRAINING.lr, fused=True)
     for _ in range(rounds):
         model.train()
         began = time.perf_counter()
         for images, labels in batches:
-            images, labels = images.to(context.device), labels.to(context.device)
             optimizer.zero_grad(set_to_none=True)
-            with autocast(model, context.teacher, device=context.device, bfloat16=bfloat16):
+            with autocast(model, context.teacher, device=context.device, precision=precision):
                 loss = task_loss(model, context.teacher, images, labels, TRAINING)
             loss.backward()
             optimizer.step()

@@ -35,6 +35,8 @@ from autoslim.search import Proposer, load_space, make_pruner
 from autoslim.store import Store
 from workers.search.cluster import connect
 from workers.search.coordinator import Coordinator
+from workers.search.nodes import usable_nodes
+from workers.search.slots import Slots
 from workers.search.tune_run import run_trials
 from workers.search.tune_searcher import CoordinatorSearcher
 
@@ -131,9 +133,10 @@ def coordinator(trials: int) -> Iterator[Coordinator]:
 
 def ours(trials: int) -> None:
     with coordinator(trials) as ready:
-        searcher = CoordinatorSearcher(ready, {})
+        slots = Slots(Resources(), most=trials, concurrency=SLOTS, follows=False, nodes=usable_nodes)
+        searcher = CoordinatorSearcher(ready, slots, {})
         shutdown = contextlib.nullcontext()
-        run_trials(Trivial, searcher, name="overhead", resources=Resources(), slots=SLOTS, shutdown=shutdown)
+        run_trials(Trivial, searcher, name="overhead", resources=Resources(), slots=slots, shutdown=shutdown)
         assert sum(r.state.value in ("complete", "stopped") for r in ready.store.trials("overhead")) > trials / 2
 
 

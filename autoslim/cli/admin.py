@@ -1,4 +1,4 @@
-"""`autoslim admin`: who may use the service without a key. The operator's, on the service's own database."""
+"""`autoslim admin`: who may use the service without a key, and what it keeps. The operator's, on the service's own database."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from autoslim.cli import garbage
 from autoslim.cli.flags import Json
 from autoslim.cli.serve import ConfigFile, Root, ServiceStorage, settings_of
 from autoslim.core.extras import needs_extra
 from autoslim.errors import RequestError
 
 app = typer.Typer(
-    help="Open or close the service. Needs access to its database.\n\nExample: autoslim admin access", no_args_is_help=True
+    help="Open or close the service, or make room. Needs access to its database.\n\nExample: autoslim admin access",
+    no_args_is_help=True,
 )
 
 _needs_service = needs_extra("service", "autoslim admin")
@@ -83,6 +85,40 @@ def close_service(config: ConfigFile = None, root: Root = None, storage: Service
         usable = keys.count_usable()
     hint = "" if usable else "; no key may be used now, create one with `autoslim keys create`"
     sys.stderr.write(f"the service is closed: every request needs an API key{hint}\n")
+
+
+@app.command()
+@_needs_service
+def gc(
+    caches: Annotated[
+        str, typer.Option(help="Age of files in your cache folder, since they were used last.", metavar="AGE")
+    ] = garbage.CACHES,
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            help="Time since a job ended, for its checkpoints and caches; without them it is not reused.", metavar="AGE"
+        ),
+    ] = garbage.CHECKPOINTS,
+    jobs: Annotated[
+        str, typer.Option(help="Time since a job ended, for the job with its models, trials and events.", metavar="AGE")
+    ] = garbage.JOBS,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, nothing is deleted.")] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    storage: ServiceStorage = None,
+    json: Json = False,
+) -> None:
+    """Show what is old enough to be deleted, and how much that frees.
+
+    An AGE is such as 12h, 30d or 26w, or `never`. What a running or queued job uses stays, and so do files of other users.
+
+    Example: autoslim admin gc
+
+    Example: autoslim admin gc --caches 14d --checkpoints 3d --jobs 26w --yes
+    """
+    settings = settings_of(config, root=root, storage=storage)
+    ages = garbage.Ages.parse(caches=caches, checkpoints=checkpoints, jobs=jobs)
+    garbage.collect(settings, ages, yes=yes, as_json=json)
 
 
 def _confirm(consequence: str, *, yes: bool) -> None:

@@ -130,9 +130,10 @@ def compare(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     unreadable_share: UnreadableShare = None,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time both models in turns, image by image.")] = True,
     json: Json = False,
 ) -> None:
-    """Compare two models on the same images: accuracies with a paired interval, classes and images that differ.
+    """Compare two models on the same images: accuracies with a paired interval, speed, classes and images that differ.
 
     Example: autoslim compare runs/flowers/models/50% runs/flowers/models/2.3G --data ./flowers
     """
@@ -142,7 +143,7 @@ def compare(
     dataset = read_as(
         data, config=data_config, image_column=image_column, label_column=label_column, unreadable_share=unreadable_share
     )
-    show_comparison(first, second, dataset, split=split, seed=seed, as_json=json)
+    show_comparison(first, second, dataset, split=split, seed=seed, speed=speed, as_json=json)
 
 
 def export(

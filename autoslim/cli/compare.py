@@ -16,20 +16,26 @@ _SHOWN = 10
 """Classes and images that are listed; `--json` has them all."""
 
 
-def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str, seed: int, as_json: bool) -> None:
+def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str, seed: int, speed: bool, as_json: bool) -> None:
     from autoslim.data import prepare_dataset
+    from autoslim.training.compared_speed import compare_speed
     from autoslim.training.comparison import compare_folders
 
     check_split(split)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(spec, Path(cache), seed=seed)
         found = compare_folders(first, second, dataset, split)
+        if speed:
+            found = found.replace(speed=compare_speed(first, second, dataset, split))
     sys.stdout.write((found.to_json(indent=1) if as_json else render(found, split)) + "\n")
 
 
 def render(found: Comparison, split: str) -> str:
-    rows: list[tuple[str, ...]] = [("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)")]
-    rows += [_row("A", found.first), _row("B", found.second)]
+    head = ("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)", "ms an image")
+    times = ("", "") if found.speed is None else (f"{found.speed.first_ms:.3g}", f"{found.speed.second_ms:.3g}")
+    rows: list[tuple[str, ...]] = [head, (*_row("A", found.first), times[0]), (*_row("B", found.second), times[1])]
+    if found.speed is None:
+        rows = [row[:-1] for row in rows]
     significant = not found.difference.low <= 0 <= found.difference.high
     lines = [
         *columns(rows, header=True),
@@ -38,6 +44,7 @@ def render(found: Comparison, split: str) -> str:
         + ("" if significant else ": these images do not tell the models apart"),
         f"{found.first_alone} images are right with A alone, {found.second_alone} with B alone; "
         f"{len(found.changed)} have different answers",
+        *([] if found.speed is None else [found.speed.describe()]),
     ]
     if found.classes:
         table: list[tuple[str, ...]] = [("class", "images", "A", "B")]

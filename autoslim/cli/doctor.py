@@ -52,11 +52,11 @@ def _torch() -> str:
     import torch
     import torchvision  # noqa: F401 - timm needs it, and a mismatched build fails only here
 
-    from autoslim.training.device import pick_device, uses_bfloat16
+    from autoslim.training.device import choose_precision, pick_device
 
     device = pick_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"{torch.__version__} on {device.type} ({name}), {'bfloat16' if uses_bfloat16('auto', device) else 'float32'}"
+    return f"{torch.__version__} on {device.type} ({name}), {choose_precision('auto', device)}"
 
 
 def _packages() -> str:

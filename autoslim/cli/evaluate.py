@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.score import OBJECTIVES
 from autoslim.core.unreadable import parse_allowed
@@ -55,7 +56,9 @@ def show_accuracy(
     if as_json:
         sys.stdout.write(json.dumps({"accuracy": result.accuracy, "images": result.images, "split": split}) + "\n")
     else:
-        sys.stdout.write(f"top-1 {result.accuracy:.2%} on {result.images} {split} images of {spec.source}\n")
+        interval = wilson(result.accuracy, result.images)
+        between = f"{interval.low:.1%} to {interval.high:.1%} at 95 %"
+        sys.stdout.write(f"top-1 {result.accuracy:.2%} ({between}) on {result.images} {split} images of {spec.source}\n")
 
 
 def show_features(

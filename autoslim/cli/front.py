@@ -10,11 +10,9 @@ from typing import Any
 
 from autoslim.cli.table import columns
 from autoslim.core.budget import format_flops
-from autoslim.core.interval import wilson
 from autoslim.core.recipe import title_of
 from autoslim.core.result import TrialResult
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.score import ACCURACY, Score
 from autoslim.errors import RequestError
 from autoslim.export.artifact import load_config
 
@@ -34,15 +32,22 @@ def show_front(folder: Path, *, all_trials: bool, as_json: bool, as_csv: bool) -
 def render(front: Any, trials: list[TrialResult]) -> list[str]:
     """Lines; accuracies have their intervals where the number of validation images is known, and delivered models their speed."""
     base, score = front.job.base, front.score
-    # An interval of a share; a mean cosine has none that is known.
-    images = front.validation_images if score is ACCURACY else None
-    interval = ", % (95 %)" if images else ", %" if score is ACCURACY else ""
+    images = front.validation_images if score.is_share else None
     several = bool(base is not None and base.starts)
     chosen: dict[int, list[str]] = {}
     for label, number in front.job.chosen.items():
         chosen.setdefault(number, []).append(label)
     faster = _speeds(front)
-    head = ("trial", "method", "FLOPs", "of dense", "params", f"validation {score.title}{interval}", "model of", "times as fast")
+    head = (
+        "trial",
+        "method",
+        "FLOPs",
+        "of dense",
+        "params",
+        f"validation {score.title}{score.interval_unit(images)}",
+        "model of",
+        "times as fast",
+    )
     rows: list[tuple[str, ...]] = [head]
     if base is not None and not several:
         rows.append(
@@ -52,7 +57,7 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
                 format_flops(base.dense_flops),
                 "100.0%",
                 _millions(base.params),
-                _shown(base.dense_accuracy, images, score),
+                score.with_interval(base.dense_accuracy, images),
                 "",
                 "",
             )
@@ -66,7 +71,7 @@ def render(front: Any, trials: list[TrialResult]) -> list[str]:
                 "" if trial.flops is None else format_flops(trial.flops),
                 share,
                 _millions(trial.params),
-                _shown(trial.accuracy, images, score),
+                score.with_interval(trial.accuracy, images),
                 ", ".join(chosen.get(trial.number, ())),
                 faster.get(trial.number, ""),
             )
@@ -83,7 +88,9 @@ def _speeds(front: Any) -> dict[int, str]:
             continue
         config = load_config(folder)
         fastest = [report.fastest for report in (config.speed, config.form_speed) if report is not None]
-        text = ", ".join(f"{timing.speedup:.2f} ({timing.mode})" for timing in fastest if timing is not None)
+        text = ", ".join(
+            f"{timing.speedup:.2f} ({timing.mode}{'' if timing.is_reliable else ', unreliable'})" for timing in fastest if timing
+        )
         if text:
             found[number] = text
     return found
@@ -91,12 +98,6 @@ def _speeds(front: Any) -> dict[int, str]:
 
 def _millions(params: int | None) -> str:
     return "" if params is None else f"{params / 1e6:.3g} M"
-
-
-def _shown(value: float | None, images: int | None, score: Score) -> str:
-    if value is None:
-        return ""
-    return wilson(value, images).percent() if images else score.text(value, 2).rstrip("%")
 
 
 def _write_rows(rows: list[dict[str, Any]], *, as_csv: bool) -> None:

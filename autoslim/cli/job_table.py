@@ -40,9 +40,7 @@ def score_of(job: JobReply) -> Score:
 
 def state(job: JobReply) -> str:
     """`QUEUED (2 ahead)`, `SEARCHING, started 3m02s ago, attempt 2`, `SUCCEEDED in 1h02m`."""
-    if job.queue_position:
-        return f"{job.state} ({job.queue_position} ahead)"
-    parts = job.state
+    parts = f"{job.state}{_ahead(job)}"
     if job.ended and job.ended_at and job.started_at:
         parts += f" in {format_duration((job.ended_at - job.started_at).total_seconds())}"
     elif job.started_at and not job.ended:
@@ -50,6 +48,13 @@ def state(job: JobReply) -> str:
     if job.attempt > 1:
         parts += f", attempt {job.attempt}"
     return parts + (f": {job.reason}" if job.reason else "")
+
+
+def _ahead(job: JobReply) -> str:
+    """How many jobs begin before a queued one; running ones are not among them."""
+    if job.queue_position is None:
+        return ""
+    return f" ({job.queue_position} ahead)" if job.queue_position else " (the next to begin)"
 
 
 def next_commands(job: JobReply) -> str:
@@ -66,7 +71,9 @@ def next_commands(job: JobReply) -> str:
 def table(jobs: list[JobReply]) -> list[str]:
     """One line per job."""
     head = ("ID", "NAME", "STATE", "TRIALS", "BEST", "CREATED")
-    rows = [(job.id, job.name or "", state_text(job.state), done(job), best(job), ago(job.created_at)) for job in jobs]
+    rows = [
+        (job.id, job.name or "", state_text(job.state, _ahead(job)), done(job), best(job), ago(job.created_at)) for job in jobs
+    ]
     return columns([head, *rows], header=True)
 
 
@@ -101,10 +108,14 @@ def _wanted(spec: Mapping[str, Any]) -> list[str]:
 
 def result(found: Result, score: Score = ACCURACY) -> list[str]:
     """The dense model, the chosen models, and the budgets without a model."""
-    rows = [("budget", "method", "FLOPs", "of budget", "params", f"validation {score.title}", f"test {score.title}")]
+    # A service that is older than this client does not say how many images there are.
+    validation, test = found.images.get("validation"), found.images.get("test")
+    heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
+    rows = [("budget", "method", "FLOPs", "of budget", "params", *heads)]
     if found.dense is not None:
-        test = score.text(found.models[0].dense_test_accuracy, 2) if found.models else ""
-        rows.append(("dense", "", format_flops(found.dense.flops), "", "", score.text(found.dense.accuracy, 2), test))
+        dense = score.with_interval(found.dense.accuracy, validation)
+        tested = score.with_interval(found.models[0].dense_test_accuracy, test) if found.models else ""
+        rows.append(("dense", "", format_flops(found.dense.flops), "", "", dense, tested))
     for model in found.models:
         rows.append(
             (
@@ -113,8 +124,8 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
                 format_flops(model.flops or 0),
                 f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
-                score.text(model.accuracy or 0.0, 2),
-                score.text(model.test_accuracy, 2),
+                score.with_interval(model.accuracy or 0.0, validation),
+                score.with_interval(model.test_accuracy, test),
             )
         )
     lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]

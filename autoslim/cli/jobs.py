@@ -14,7 +14,7 @@ import typer
 
 from autoslim.cli import job_table, watch
 from autoslim.cli.flags import Json
-from autoslim.cli.remote import JobName, Url, connect, find_job
+from autoslim.cli.remote import JobName, Url, connect, find_job, find_running_job
 from autoslim.cli.submit import show_job
 from autoslim.cli.table import STATE_STYLES
 from autoslim.errors import RequestError
@@ -120,7 +120,7 @@ def cancel(
     Example: autoslim cancel flowers
     """
     with connect(url) as client:
-        found = find_job(client, job)
+        found = find_running_job(client, job)
         ended = found.info.ended
         found.cancel()
     if ended:

@@ -35,13 +35,15 @@ def _tell(line: str) -> None:
 
 
 def render(model: SelectedModel) -> str:
-    score = load_config(model.folder).score
+    config = load_config(model.folder)
+    score, images = config.score, config.images
     validation, test, dense = (
-        score.text(value or 0.0, 2) for value in (model.accuracy, model.test_accuracy, model.dense_test_accuracy)
+        score.with_interval(value or 0.0, images.get(split))
+        for value, split in ((model.accuracy, "validation"), (model.test_accuracy, "test"), (model.dense_test_accuracy, "test"))
     )
     tuned = "" if model.tuned is None else f"{model.tuned.describe(score)}\n"
     return (
-        f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}, validation {score.title} {validation}, test "
-        f"{test} (the dense model {dense})\n{tuned}"
+        f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}; {score.title}{score.interval_unit(images.get('test'))}: "
+        f"validation {validation}, test {test}, the dense model {dense}\n{tuned}"
         f"{model.folder}"
     )

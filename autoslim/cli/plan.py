@@ -167,7 +167,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     which = "first dense model" if prepared.proposer.starts else "dense model"
     for label, flops in prepared.budgets.items():
         lines.append(f"Budget    {label}: {flops:,} multiply-accumulates ({flops / prepared.dense_flops:.1%} of the {which})")
-    lines += _goal_lines(prepared)
+    lines += [f"{'' if place else 'Goal':10}{line}" for place, line in enumerate(prepared.goal_lines)]
     lines += [f"Budget    {label} is not met from {model}: {reason}" for label, model, reason in prepared.proposer.unused_starts]
     reused, limits = facts["reuse"], job.limits
     assert isinstance(reused, list)
@@ -180,26 +180,6 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
     lines += ["", f"Prior     {prepared.proposer.describe_prior()}"]
     lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
     return "\n".join(lines)
-
-
-def _goal_lines(prepared: PreparedSearch) -> list[str]:
-    """What is known before training of an accuracy that is held on to; nothing without one."""
-    job, goal = prepared.job, prepared.job.goal
-    if goal is None:
-        return []
-    score = job.dataset.score
-    lines = [
-        f"Goal      {goal.label}: the cheapest model of an {score.name} {goal.words(score)} on the validation images. What it costs is "
-        "what the search looks for: unlike a budget it cannot be proven beforehand, and perhaps no trial keeps to it"
-    ]
-    if job.dataset.labelled:
-        when = "adapted" if prepared.adapts(prepared.dense) else "evaluated"
-        lines.append(f"          the dense model's accuracy is known when it has been {when}, before the first trial")
-    shares = prepared.shares_of_others()
-    lines += [f"          another model lost no more with {share:.0%} of its FLOPs: {name}" for name, share in shares.items()]
-    begins = "" if shares else ", because no other model says more"
-    lines.append(f"          trials begin at {prepared.first_share():.0%} of the dense model's FLOPs{begins}")
-    return lines
 
 
 def _goal_facts(prepared: PreparedSearch) -> dict[str, object] | None:

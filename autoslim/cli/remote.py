@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoslim.cli.job_table import ago
 from autoslim.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ Url = Annotated[
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _RECENT = 200
+_SHOWN = 5
+"""Jobs of one name that are listed."""
 
 
 def connect(url: str | None) -> Client:
@@ -42,7 +46,38 @@ def connect(url: str | None) -> Client:
 
 
 def find_job(client: Client, text: str | None) -> Job:
-    """Raises RequestError naming the closest matches."""
+    """Of several jobs of one name the newest, which stderr then says. Raises RequestError naming the closest matches."""
+    named = _named(client, text)
+    if len(named) > 1:
+        sys.stderr.write(f"{len(named)} jobs are named {text}: taken is the newest of {_listed(named)}\n")
+    return named[0] if named else _find_by_id(client, text)
+
+
+def find_running_job(client: Client, text: str) -> Job:
+    """As `find_job`, for a command that ends it: of several jobs of one name the only one that has not ended.
+
+    Raises:
+        RequestError: where several have not ended, naming them, or no job matches.
+    """
+    running = [job for job in _named(client, text) if not job.info.ended]
+    if len(running) > 1:
+        raise RequestError(f"{len(running)} jobs are named {text} and have not ended; give the id of one: {_listed(running)}")
+    return running[0] if running else find_job(client, text)
+
+
+def _named(client: Client, text: str | None) -> list[Job]:
+    """The recent jobs of this name, the newest first; none where it can be no name."""
+    if text is None or not re.fullmatch(r"[a-z0-9-]{1,63}", text):
+        return []
+    return list(itertools.islice(client.jobs(label=text, page_size=_RECENT), _RECENT))
+
+
+def _listed(jobs: list[Job]) -> str:
+    shown = [f"{job.id} ({job.info.state}, submitted {ago(job.info.created_at)})" for job in jobs[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(jobs) - _SHOWN} more" if len(jobs) > _SHOWN else "")
+
+
+def _find_by_id(client: Client, text: str | None) -> Job:
     if text is not None and _ULID.fullmatch(text):
         return _by_id(client, text)
     if text is None:
@@ -50,8 +85,6 @@ def find_job(client: Client, text: str | None) -> Job:
         if newest is None:
             raise RequestError(f"there are no jobs at {client.address.url} yet; submit one with: autoslim submit job.yaml")
         return newest
-    if re.fullmatch(r"[a-z0-9-]{1,63}", text) and (named := next(client.jobs(label=text, page_size=1), None)) is not None:
-        return named
     recent = list(itertools.islice(client.jobs(page_size=_RECENT), _RECENT))
     matching = [job for job in recent if job.id.startswith(text.upper())]
     if len(matching) == 1:

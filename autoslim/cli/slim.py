@@ -12,7 +12,7 @@ from autoslim.cli import flags
 from autoslim.cli.load_line import load_line
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
-from autoslim.cli.table import columns
+from autoslim.cli.table import columns, warning
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import format_flops
@@ -131,8 +131,9 @@ def _pairs(text: str) -> Knobs:
 
 
 def _render(slimmed: Slimmed) -> str:
-    score = SCORES[slimmed.score]
-    rows = [("model", "FLOPs", "of budget", "of dense", "params", f"validation {score.title}", f"test {score.title}")]
+    score, validation, test = SCORES[slimmed.score], slimmed.images.get("validation"), slimmed.images.get("test")
+    heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
+    rows = [("model", "FLOPs", "of budget", "of dense", "params", *heads)]
     rows.append(
         (
             "dense",
@@ -140,8 +141,8 @@ def _render(slimmed: Slimmed) -> str:
             "",
             "",
             f"{slimmed.dense_params / 1e6:.3g} M",
-            score.text(slimmed.dense_validation_accuracy, 2),
-            score.text(slimmed.dense_test_accuracy, 2),
+            score.with_interval(slimmed.dense_validation_accuracy, validation),
+            score.with_interval(slimmed.dense_test_accuracy, test),
         )
     )
     rows.append(
@@ -151,11 +152,11 @@ def _render(slimmed: Slimmed) -> str:
             f"{slimmed.budget_share:.2%}",
             f"{(slimmed.flops or 0) / slimmed.dense_flops:.1%}",
             f"{(slimmed.params or 0) / 1e6:.3g} M",
-            score.text(slimmed.accuracy or 0.0, 2),
-            score.text(slimmed.test_accuracy, 2),
+            score.with_interval(slimmed.accuracy or 0.0, validation),
+            score.with_interval(slimmed.test_accuracy, test),
         )
     )
-    lines = ["", *columns(rows), ""]
+    lines = ["", *columns(rows), "", *map(warning, slimmed.marked_forms)]
     if slimmed.latency is not None:
         lines.append(f"Latency    {slimmed.latency.describe()}")
     if slimmed.probe is not None:

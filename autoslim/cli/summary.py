@@ -6,14 +6,14 @@ import shlex
 import sys
 
 from autoslim.cli.load_line import load_line
-from autoslim.cli.model_line import describe_model
-from autoslim.cli.table import columns
+from autoslim.cli.table import columns, warning
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
 from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts
 from autoslim.core.score import SCORES
 from autoslim.search import WithinNoise
+from workers.search.model_line import describe_model
 from workers.search.summary import Summary
 
 
@@ -28,6 +28,7 @@ def render(summary: Summary) -> str:
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     lines += [f"{model.label}: {describe_model(model, summary)}" for model in summary.models]
     lines += [f"{label}: {summary.missed(label)}" for label in summary.missing]
+    lines += [warning(f"{label}: {text}") for label, texts in summary.marked_forms.items() for text in texts]
     if summary.within_noise is not None:
         lines.append(_recommended(summary, summary.within_noise))
     lines += [
@@ -68,11 +69,12 @@ def _mlflow(uri: str) -> str:
 
 
 def _table(summary: Summary) -> list[str]:
-    score = SCORES[summary.score]
-    rows = [("budget", "method", "FLOPs", "of budget", "params", "ms", f"validation {score.title}", f"test {score.title}")]
+    score, validation, test = SCORES[summary.score], summary.images.get("validation"), summary.images.get("test")
+    heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
+    rows = [("budget", "method", "FLOPs", "of budget", "params", "ms", *heads)]
     timed = next((model.latency.timed for model in summary.models if model.latency is not None), None)
     dense_ms = "" if timed is None else f"{timed.dense_ms:.4g}"
-    flops, dense = format_flops(summary.dense_flops), score.text(summary.dense_accuracy, 2)
+    flops, dense = format_flops(summary.dense_flops), score.with_interval(summary.dense_accuracy, validation)
     if summary.starts:
         rows += [("dense", label, *_dense_cells(summary, label, facts)) for label, facts in summary.starts.items()]
     else:
@@ -86,8 +88,8 @@ def _table(summary: Summary) -> list[str]:
                 "" if model.label == summary.goal else f"{model.budget_share:.2%}",
                 f"{(model.params or 0) / 1e6:.3g} M",
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
-                score.text(model.accuracy or 0.0, 2),
-                score.text(model.test_accuracy, 2),
+                score.with_interval(model.accuracy or 0.0, validation),
+                score.with_interval(model.test_accuracy, test),
             )
         )
     if timed is None:
@@ -97,10 +99,12 @@ def _table(summary: Summary) -> list[str]:
 
 def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, str, str, str, str, str]:
     """Of one of several starts; it was evaluated on the test images where a chosen model was made from it."""
-    score = SCORES[summary.score]
-    test = next((score.text(model.dense_test_accuracy, 2) for model in summary.models if model.model == label), "")
-    return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", score.text(facts.dense_accuracy, 2), test
+    score, validation, images = SCORES[summary.score], summary.images.get("validation"), summary.images.get("test")
+    test = next((score.with_interval(one.dense_test_accuracy, images) for one in summary.models if one.model == label), "")
+    accuracy = score.with_interval(facts.dense_accuracy, validation)
+    return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", accuracy, test
 
 
 def _dense_test(summary: Summary) -> str:
-    return SCORES[summary.score].text(summary.models[0].dense_test_accuracy, 2) if summary.models else ""
+    images = summary.images.get("test")
+    return SCORES[summary.score].with_interval(summary.models[0].dense_test_accuracy, images) if summary.models else ""

@@ -64,6 +64,12 @@ def styled(text: str, style: str) -> Text:
     return Text(text, style)
 
 
+def warning(text: str) -> str:
+    """A line in bold."""
+    (line,) = columns([(styled(f"warning: {text}", "bold"),)])
+    return line
+
+
 def state_text(state: str, more: str = "") -> Text:
     """The state in its colour, and what there is to add."""
     return styled(state, STATE_STYLES.get(state, "")).append(more, "default")

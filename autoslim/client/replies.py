@@ -89,7 +89,7 @@ class SearchCost(Reply):
 
 class Result(Reply):
     """`missing` are the budgets, or the goal, without a model, and `why_missing` says so in a sentence each, `trials` numbers of trials
-    by state, `reasons` say why each model was selected."""
+    by state, `reasons` say why each model was selected, `images` is the size of the splits `validation` and `test`."""
 
     models: tuple[SelectedModel, ...] = ()
     missing: tuple[str, ...] = ()
@@ -97,6 +97,7 @@ class Result(Reply):
     dense: Dense | None = None
     trials: dict[str, int] = {}
     reasons: dict[str, str] = {}
+    images: dict[str, int] = {}
     cost: SearchCost | None = None
 
 

@@ -35,7 +35,17 @@ def probe_of_features(probe: str | None, info: ValidationInfo) -> str | None:
     return probe
 
 
+def token_labels_of_classes(token_labels: str | None, info: ValidationInfo) -> str | None:
+    if token_labels is not None and info.data.get("objective") == FEATURES:
+        raise ValueError(
+            f"is {short_repr(token_labels)}, but there are no classes that patches could have; allowed with objective 'labels' only"
+        )
+    return token_labels
+
+
 def adapt_to_labels(adapt: bool | None, info: ValidationInfo) -> bool | None:
+    if adapt is False and info.data.get("token_labels") is not None:
+        raise ValueError("is false, but only the training of the dense model reads token_labels; allowed without them only")
     if adapt and info.data.get("objective") == FEATURES:
         raise ValueError("is true, but there are no labels to train the dense model on; allowed with objective 'labels' only")
     return adapt

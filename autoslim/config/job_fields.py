@@ -13,6 +13,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
 from autoslim.core.duration import exact_duration, parse_duration
 from autoslim.core.job import SearchJob
+from autoslim.core.recipe import PRECISIONS
 
 
 def _absolute_folders(sources: tuple[str, ...], _: Any) -> tuple[str, ...]:
@@ -87,4 +88,11 @@ MAX_SECONDS = JobField(
 REUSE = JobField("reuse", write=_absolute_folders)
 FLIP = JobField("training.flip", write=lambda _, spec: spec.mirrors)
 BASE_FLIP = JobField("base.flip", write=lambda _, spec: spec.mirrors)
+_PRECISION_NAMES = {value: name for name, value in PRECISIONS.items()}
+PRECISION = JobField(
+    "training.precision",
+    write=lambda name, _: PRECISIONS[name],
+    read=lambda precision, _: _PRECISION_NAMES[precision],
+)
+BASE_PRECISION = JobField("base.precision", write=lambda name, _: PRECISIONS[name])
 BASE_LR = JobField("base.lr", write=lambda lr, spec: lr or spec.lr)

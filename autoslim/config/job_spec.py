@@ -42,7 +42,7 @@ from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.job import DatasetSpec, ModelSpec, PriorName, PrunerName, SamplerName, SearchJob, SpeedMode
-from autoslim.core.recipe import Augmentation, Bound
+from autoslim.core.recipe import Augmentation, Bound, PrecisionName
 from autoslim.core.score import Objective
 
 _TRIALS = int(default_at("trials"))
@@ -139,6 +139,11 @@ class JobSpec(BaseModel):
         "Column of the classes.",
         _DATA(job=(JobField("dataset.label_column"),), shown_default="`label`, or the only one that may be it"),
     )
+    token_labels: Text | None = setting(
+        "Labels of the training images' patches, with which the dense model is trained: a folder in TokenLabeling's layout (with a / in "
+        "it), or a column of Parquet files.",
+        _DATA(job=(JobField("dataset.token_labels"),)),
+    )
     train_limit: int | None = setting(
         "Use at most this many training images, stratified by class.",
         _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
@@ -153,7 +158,7 @@ class JobSpec(BaseModel):
     unreadable_share: UnreadableShare = setting(
         "How many images of a split may be unreadable: a share, such as 0.05 or 5%, or a whole number of images, such as 3. They are left "
         "out, counted and named.",
-        _DATA(job=(job_fields.UNREADABLE_SHARE, job_fields.UNREADABLE_IMAGES)),
+        _DATA(job=(job_fields.UNREADABLE_SHARE, job_fields.UNREADABLE_IMAGES), resumable=True),
     )
     drop_duplicates: bool = setting(
         "Leave images out of train that are in the validation or test split, too, or have a copy with another label.",
@@ -269,6 +274,25 @@ class JobSpec(BaseModel):
         _TRAINING(job=(job_fields.FLIP, job_fields.BASE_FLIP), shown_default="yes, except for `digits`"),
         default=None,
     )
+    precision: PrecisionName = setting(
+        "What training computes in; `auto` is the fastest that the device has instructions for: bf16, else fp16, else fp32.",
+        _TRAINING(job=(job_fields.PRECISION, job_fields.BASE_PRECISION)),
+        default="auto",
+    )
+    grad_accum_steps: int = setting(
+        "Parts that a training step computes its `batch_size` images in, one after the other: less memory, the same step.",
+        _TRAINING(job=(JobField("training.grad_accum_steps"), JobField("base.grad_accum_steps"))),
+        ge=1,
+        le=1024,
+    )
+    grad_checkpointing: bool = setting(
+        "Compute the activations of each block again in the backward pass instead of keeping them: less memory, a third more time.",
+        _TRAINING(job=(JobField("training.grad_checkpointing"), JobField("base.grad_checkpointing"))),
+    )
+    compile: bool = setting(
+        "Train with the models' blocks compiled by torch.compile: faster steps after minutes of compiling in each trial.",
+        _TRAINING(job=(JobField("training.compile"), JobField("base.compile"))),
+    )
     base_epochs: float = setting(
         "Epochs of training the dense model first, where it does not fit the data set's classes or has random weights.",
         Rules(group=Group.TRAINING, commands=Commands.SLIM, job=(JobField("base.epochs"),)),
@@ -335,6 +359,12 @@ class JobSpec(BaseModel):
         ),
         max_length=8,
     )
+    max_form_drop: float = setting(
+        "Points of top-1 that a file of `forms` may lose against the weights without being marked in bold.",
+        Rules(group=Group.RESULT, commands=Commands.SLIM, job=(JobField("max_form_drop"),), resumable=True, decides_plan=False),
+        ge=0,
+        le=100,
+    )
     name: Label | None = setting(
         "Name of the job, by which commands find it: lower-case letters, digits and hyphens. Several jobs may share one.",
         Rules(group=Group.JOB, job=(JobField("name"),), resumable=True, decides_plan=False),
@@ -354,6 +384,7 @@ class JobSpec(BaseModel):
 
     _objective_of_a_trained_model = field_validator("objective")(job_checks.objective_of_a_trained_model)
     _probe_of_features = field_validator("probe")(job_checks.probe_of_features)
+    _token_labels_of_classes = field_validator("token_labels")(job_checks.token_labels_of_classes)
     _adapt_to_labels = field_validator("adapt")(job_checks.adapt_to_labels)
     _class_query_of_a_classifier = field_validator("class_query")(job_checks.class_query_of_a_classifier)
     _latency_of_one_model = field_validator("latency")(job_checks.latency_of_one_model)

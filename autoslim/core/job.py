@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from autoslim.core.accuracy_goal import AccuracyGoal, Floor
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
-from autoslim.core.forms import DEFAULT_FORMS
+from autoslim.core.forms import DEFAULT_FORMS, MAX_FORM_DROP
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.score import Score, score_of
@@ -52,7 +52,8 @@ class DatasetSpec(Record):
     Decoded images are shared between trials up to `decoded_limit` bytes a job.
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
-    `drop_duplicates` leaves images out of train that have a copy in another split, or with another label.
+    `drop_duplicates` leaves images out of train that have a copy in another split, or with another label. `token_labels` is where labels
+    of the training images' patches are: a folder (with a / in it), or a column of the table.
     """
 
     source: str
@@ -66,6 +67,7 @@ class DatasetSpec(Record):
     config: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     drop_duplicates: bool = dataclasses.field(default=False, metadata=OPTIONAL)
     unreadable_images: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    token_labels: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def unreadable(self) -> Allowed:
@@ -175,6 +177,7 @@ class SearchJob(Record):
     bound: str = "max"
     speed: tuple[str, ...] = SPEED_MODES
     forms: tuple[str, ...] = dataclasses.field(default=DEFAULT_FORMS, metadata=OPTIONAL)
+    max_form_drop: float = dataclasses.field(default=MAX_FORM_DROP, metadata=OPTIONAL)
     resources: Resources | None = None
     concurrency: int | None = None
     threads: int | None = dataclasses.field(default=None, metadata=OPTIONAL)

@@ -79,7 +79,7 @@ class Plan(Record):
             raise RequestError("computing only the class query needs a classifier; this model's patches are features, too")
         if shape.pool != "token":
             raise RequestError(f"computing only the class query needs pooling 'token'; this model's is {shape.pool!r}")
-        if shape.blocks[-1].whole:
+        if shape.blocks[-1].whole or shape.blocks[-1].norms_behind:
             raise RequestError("computing only the class query needs blocks whose parts can be run alone; this model's cannot")
         last = blocks[-1].replace(tokens_q=shape.prefix_tokens, tokens_mlp=shape.prefix_tokens)
         return cls(blocks=(*blocks[:-1], last))

@@ -21,6 +21,16 @@ Augmentation = Literal["none", "light", "strong"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 """How training images are augmented."""
 
+PrecisionName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+PRECISIONS: dict[PrecisionName, str] = {
+    "auto": "auto",
+    "fp32": "float32",
+    "tf32": "tf32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+"""What training computes in, as users name it and as a recipe does."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Record):
@@ -29,7 +39,10 @@ class TrainingSettings(Record):
     `lr` is the peak learning rate of AdamW at this batch size; `warmup` the share of steps spent rising to it.
     `distillation` is the weight of the dense teacher's soft labels in the loss (0: labels only).
     `augmentation` is one of `none`, `light`, `strong`; `flip` mirrors images left to right where the augmentation is not `none`.
-    `precision` is `auto` (bfloat16 where the device computes in it), `bfloat16` or `float32`.
+    `mixup` and `cutmix` are their alphas, 0 for none; of both, each batch has one.
+    `precision` is a value of `PRECISIONS`; `auto` is the fastest one that the device has instructions for.
+    A batch is computed in `grad_accum_steps` parts, one after the other, whose gradients are added up: a step is that of the whole batch.
+    `grad_checkpointing` computes the activations of each block a second time instead of keeping them; `compile` compiles the blocks.
     """
 
     epochs: float = 3.0
@@ -46,6 +59,10 @@ class TrainingSettings(Record):
     flip: bool = True
     mixup: float = 0.0
     precision: str = "auto"
+    cutmix: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    grad_accum_steps: int = dataclasses.field(default=1, metadata=OPTIONAL)
+    grad_checkpointing: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+    compile: bool = dataclasses.field(default=False, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

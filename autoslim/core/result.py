@@ -105,8 +105,8 @@ class EpochReport(Record):
         return super().from_dict(with_current_names(data))
 
 
-def _fact(description: str) -> Any:
-    return dataclasses.field(default=None, metadata={"description": description})
+def _fact(description: str, **metadata: Any) -> Any:
+    return dataclasses.field(default=None, metadata={"description": description, **metadata})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +134,12 @@ class Measurements(Record):
         "those of the passes after which the model is kept: straight after pruning or after an epoch of fine-tuning, the best on the "
         "validation images"
     )
+    precision: str | None = _fact(
+        "what its training computed in: float32, tf32, bfloat16, or float16 with a scaled loss", **OPTIONAL
+    )
+    grad_accum_steps: int | None = _fact(
+        "parts that a training batch was computed in; more than asked for where the memory was too small", **OPTIONAL
+    )
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -144,7 +150,7 @@ class Measurements(Record):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(Measurements)}
 
 
-def measurement_fields() -> dict[str, tuple[type[int | float], str]]:
+def measurement_fields() -> dict[str, tuple[type[int | float | str], str]]:
     """Type and description of every measurement by name, for tables and schemas; each value may also be None."""
     types = get_type_hints(Measurements)
     return {
@@ -260,6 +266,10 @@ class DataFacts(Record):
     content_digest: str
     images: dict[str, int]
     classes: int
+
+    def describe(self) -> str:
+        """`900 train, 100 validation, 200 test`."""
+        return ", ".join(f"{count} {split}" for split, count in self.images.items())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -79,8 +79,12 @@ class RunFolder:
         """A model or data that the caller had as objects."""
         return self.cache / "given"
 
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
     def trial(self, key: str) -> Path:
-        return self.root / "trials" / key
+        return self.trials / key
 
     def model(self, label: str) -> Path:
         """`label` is that of a parsed budget: digits and a unit, which cannot lead out of the folder."""

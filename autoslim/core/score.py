@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
+from autoslim.core.interval import wilson
+
 Objective = Literal["labels", "features"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 """What a slimmed model is trained for: the labels of images, or the features that the dense model has of them."""
@@ -34,6 +36,22 @@ class Score:
     def spaced(self, value: float) -> str:
         """As reports show it: `91.20 %`, `0.9120`."""
         return f"{100 * value:.2f} %" if self.unit < 1 else self.text(value, 2)
+
+    def with_interval(self, value: float | None, images: int | None) -> str:
+        """`71.10 (70.2-72.0)` in percent, of a share of `images`, as in a column with `interval_unit`; a mean cosine has no interval that
+        is known. Empty without a value."""
+        if value is None:
+            return ""
+        return wilson(value, images).percent() if self.is_share and images else self.spaced(value).removesuffix(" %")
+
+    def interval_unit(self, images: int | None) -> str:
+        """What belongs behind the name of a column of `with_interval`."""
+        return "" if not self.is_share else ", % (95 %)" if images else ", %"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is the share of images that are right, of which an interval is known."""
+        return self.unit < 1
 
     def drop(self, points: float) -> str:
         """`2 points`, or of a cosine `0.02`: a distance of so many hundredths."""

@@ -46,7 +46,8 @@ class BlockShape(Record):
     `qkv_bias` says whether queries, keys and values have biases, `key_bias` whether keys do where the others have them.
 
     A `whole` block can be run on tokens, and none of its parts alone: it may have several `branches` of attention and MLP, each of the
-    widths above, or one norm for both (`shared_norm`).
+    widths above, or one norm for both (`shared_norm`). With `norms_behind`, norms are applied to what the sub-layers compute instead of
+    what they read.
     """
 
     dim: int
@@ -73,6 +74,7 @@ class BlockShape(Record):
     whole: bool = False
     branches: int = 1
     shared_norm: bool = False
+    norms_behind: bool = False
 
     @property
     def attention_width(self) -> int:
@@ -132,6 +134,7 @@ class ViTShape(Record):
     whole: bool = False
     branches: int = 1
     shared_norm: bool = False
+    norms_behind: bool = False
     pool_prefix: bool = False
     stem: Price | None = None
     attention_pool: AttentionPool | None = None

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from autoslim.data.labels import Coded, class_indices, class_names
-from autoslim.data.table import Indices, Row, Source, Table, joined
+from autoslim.data.table import EncodedTokenLabels, Indices, Row, Source, Table, joined
 from autoslim.errors import DatasetError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """One file of a split, or its rows of a manifest. `classes` are the names that the file has for labels that are numbers; `files` are
-    those of images that it names by their paths.
+    those of images that it names by their paths; `token_labels` are as in `Table`.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Part:
     rows: Callable[[Indices], Iterator[Row]]
     classes: tuple[str, ...] = ()
     files: Callable[[], Iterable[Path]] = tuple
+    token_labels: Callable[[Indices], Iterator[EncodedTokenLabels]] | None = None
 
 
 def assemble(
@@ -71,7 +72,8 @@ def _classes(name: str, train: Sequence[Part], every: Sequence[Part]) -> tuple[s
 
 
 def _table(part: Part, classes: tuple[str, ...]) -> Table:
-    return Table(name=part.name, labels=class_indices(part.labels, classes), rows=part.rows)
+    labels = class_indices(part.labels, classes)
+    return Table(name=part.name, labels=labels, rows=part.rows, token_labels=part.token_labels)
 
 
 def _counted(table: Table) -> tuple[str, ...]:

@@ -1,40 +1,37 @@
-"""Augmentation of training batches: functions of the batch and a generator, uint8 (B, H, W, 3) in, uint8 (B, h, w, 3) out.
+"""Augmentation of training batches: what is drawn for each image, on the CPU, and the batch that follows from it, on any device.
 
-B images of a batch, H and W pixels as stored, h and w pixels as the model takes them.
+B images of a batch, or of a process's share of it, H and W pixels as stored, h and w pixels as the model takes them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from autoslim.core.recipe import AUGMENTATIONS
+from autoslim.data.operations import Step, apply_steps
+from autoslim.data.resample import bicubic_taps, planes, resample, shifted_taps
+from autoslim.data.strong import StrongSteps
+from autoslim.data.table import Indices
 from autoslim.errors import RequestError
 
 Pixels = NDArray[np.uint8]
+Images = TypeVar("Images", Pixels, Tensor)
 
 MAX_SHIFTED_SIDE = 64
 """Side in pixels up to which `light` shifts the image instead of rescaling a part of it, as is usual for images of CIFAR's size."""
 
-_LIGHT_SCALE = (0.6, 1.0)
-_STRONG_SCALE = (0.35, 1.0)
+_SCALES = {"light": (0.6, 1.0), "strong": (0.35, 1.0)}
 """Shares of the image's area that a crop may have."""
 
 _LOG_ASPECT = math.log(4 / 3)
 """Crops have aspect ratios of 3/4 to 4/3, as timm's."""
-
-_RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
-_ERASE_SHARE = 0.25
-_JITTER = 0.4
-"""RandAugment's policy and the share of images with an erased rectangle are those of DeiT's recipe; the jitter is timm's default."""
 
 
 def check_augmentation(name: str) -> None:
@@ -42,51 +39,85 @@ def check_augmentation(name: str) -> None:
         raise RequestError(f"augmentation is {name!r}; allowed: {', '.join(AUGMENTATIONS)}")
 
 
-def centre_crop(images_BHW3: Pixels, size: tuple[int, int]) -> Pixels:
-    top, left = ((have - want) // 2 for have, want in zip(images_BHW3.shape[1:3], size, strict=True))
+def centre_crop(images_BHW3: Images, size: tuple[int, int]) -> Images:
+    top, left = _centre((images_BHW3.shape[1], images_BHW3.shape[2]), size)
     return images_BHW3[:, top : top + size[0], left : left + size[1]]
 
 
-def light(images_BHW3: Pixels, size: tuple[int, int], flip: bool, generator: np.random.Generator) -> Pixels:
-    """A random shift of small images, a random crop of larger ones; with `flip`, half of the images are mirrored."""
-    if max(size) <= MAX_SHIFTED_SIDE:
-        crops_Bhw3 = shift_crop(images_BHW3, size, generator)
-    else:
-        crops_Bhw3 = resized_crop(images_BHW3, size, _LIGHT_SCALE, generator)
-    return _flip_half(crops_Bhw3, generator) if flip else crops_Bhw3
+def _centre(stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    return (stored[0] - size[0]) // 2, (stored[1] - size[1]) // 2
 
 
-def _flip_half(images_Bhw3: Pixels, generator: np.random.Generator) -> Pixels:
-    chosen_B = generator.random(len(images_Bhw3)) < 0.5
-    images_Bhw3[chosen_B] = images_Bhw3[chosen_B, :, ::-1]
-    return images_Bhw3
-
-
-def shift_crop(images_BHW3: Pixels, size: tuple[int, int], generator: np.random.Generator) -> Pixels:
-    """The centre crop, shifted by up to an eighth of its side in each direction; pixels outside the image are reflected at its border."""
-    row_Bh = _shifted(images_BHW3.shape[1], size[0], len(images_BHW3), generator)
-    column_Bw = _shifted(images_BHW3.shape[2], size[1], len(images_BHW3), generator)
-    return images_BHW3[np.arange(len(images_BHW3))[:, None, None], row_Bh[:, :, None], column_Bw[:, None, :]]
-
-
-def _shifted(have: int, want: int, batch: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """The stored rows (or columns) that each crop takes, (batch, want)."""
-    start = (have - want) // 2 + generator.integers(-(want // 8), want // 8, size=batch, endpoint=True)
-    # Mirrored at the first row here, and at the last one below.
-    index = np.abs(start[:, None] + np.arange(want))
-    last = have - 1
-    mirrored: NDArray[np.int64] = last - np.abs(last - index)
-    return mirrored
-
-
-def resized_crop(
-    images_BHW3: Pixels, size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator
-) -> Pixels:
-    """Random resized crop (Szegedy et al., 2015): a part of the image with `scale` of its area, resized to `size` by bicubic interpolation.
-
-    It is timm's transform with a generator of its own: timm's draws from Python's global one, and so cannot run in threads.
+class Draws(NamedTuple):
+    """What is random about a batch. The crops are `boxes_B4` of the stored images: left, top, right and bottom in pixels, where a shifted
+    one may reach over the border. Those of `mirrored_B` are mirrored then, and the `steps` follow.
     """
-    batch, height, width = images_BHW3.shape[:3]
+
+    boxes_B4: Tensor
+    mirrored_B: Tensor
+    steps: tuple[Step, ...] = ()
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Draws:
+        return Draws(move(self.boxes_B4), move(self.mirrored_B), tuple(step.moved(move) for step in self.steps))
+
+
+class Augmentation:
+    """The augmentation `name` of images that are `stored` in one size (H, W), for a model that takes another one, `size` (h, w).
+
+    `none` takes the centre. `light` shifts small images, and takes a random part of larger ones; `strong` takes a part of any and adds what
+    `StrongSteps` draws. With `flip` both mirror half of the images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        stored: tuple[int, int],
+        size: tuple[int, int],
+        flip: bool,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        check_augmentation(name)
+        self._name, self._stored, self._size, self._flip = name, stored, size, flip
+        self._shifts = name == "light" and max(size) <= MAX_SHIFTED_SIDE
+        self._strong = StrongSteps(size, mean, std) if name == "strong" else None
+
+    def draw(self, generator: np.random.Generator, batch: int, rows: Indices) -> Draws:
+        """For `rows` of a batch of `batch` images. Numbers are drawn for all of its images, so that they do not depend on the rows."""
+        boxes_B4, mirrored_B = self._boxes(generator, batch)[rows], np.zeros(len(rows), np.bool_)
+        if self._flip and self._name != "none":
+            mirrored_B = generator.random(batch)[rows] < 0.5
+        steps = () if self._strong is None else self._strong.draw(generator, batch, rows)
+        return Draws(torch.from_numpy(boxes_B4.astype(np.float32)), torch.from_numpy(mirrored_B), steps)
+
+    def __call__(self, images_BHW3: Tensor, draws: Draws) -> Tensor:
+        """The batch, float32 (B, 3, h, w) from 0 to 255, of bytes on the device where the draws are."""
+        if self._name == "none":
+            return planes(centre_crop(images_BHW3, self._size))
+        taps = shifted_taps if self._shifts else bicubic_taps
+        left_right_B2, top_bottom_B2 = draws.boxes_B4[:, 0::2], draws.boxes_B4[:, 1::2]
+        rows = taps(top_bottom_B2, self._size[0], self._stored[0])
+        columns = taps(left_right_B2, self._size[1], self._stored[1]).mirrored(draws.mirrored_B)
+        return apply_steps(resample(images_BHW3, rows, columns), draws.steps)
+
+    def _boxes(self, generator: np.random.Generator, batch: int) -> NDArray[np.float64]:
+        top, left = _centre(self._stored, self._size)
+        if self._name != "none" and not self._shifts:
+            return _parts(self._stored, _SCALES[self._name], batch, generator)
+        (height, width), top_B, left_B = self._size, np.full(batch, top), np.full(batch, left)
+        if self._shifts:
+            # By up to an eighth of the side in each direction.
+            top_B = top + generator.integers(-(height // 8), height // 8, size=batch, endpoint=True)
+            left_B = left + generator.integers(-(width // 8), width // 8, size=batch, endpoint=True)
+        return np.stack([left_B, top_B, left_B + width, top_B + height], axis=1).astype(np.float64)
+
+
+def _parts(
+    stored: tuple[int, int], scale: tuple[float, float], batch: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Random resized crops (Szegedy et al., 2015), (B, 4): parts with `scale` of the image's area, in fractions of pixels."""
+    height, width = stored
     area_B = generator.uniform(scale[0], scale[1], batch) * height * width
     # Uniform in the logarithm: 3/4 and 4/3 are equally likely.
     aspect_B = np.exp(generator.uniform(-_LOG_ASPECT, _LOG_ASPECT, batch))
@@ -94,65 +125,4 @@ def resized_crop(
     w_B = np.minimum(np.sqrt(area_B * aspect_B), width)
     h_B = np.minimum(np.sqrt(area_B / aspect_B), height)
     left_B, top_B = generator.random(batch) * (width - w_B), generator.random(batch) * (height - h_B)
-    # Fractional boxes: Pillow interpolates within them, so that a crop is not rounded to whole pixels.
-    boxes_B4 = np.stack([left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height)], axis=1)
-    out_Bhw3 = np.empty((batch, *size, 3), np.uint8)
-    for image, box, out in zip(images_BHW3, boxes_B4.tolist(), out_Bhw3, strict=True):
-        out[:] = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=tuple(box)))
-    return out_Bhw3
-
-
-class Strong:
-    """Random resized crop, flip, timm's RandAugment, colour jitter; `erase` is timm's random erasing, for normalised images.
-
-    timm and torchvision draw from the process's global generators: call both methods inside `seeded_globals`.
-    """
-
-    def __init__(self, size: tuple[int, int], flip: bool, mean: tuple[float, ...]) -> None:
-        # Imported here because timm takes seconds to import, and only `strong` needs it.
-        from timm.data.auto_augment import rand_augment_transform
-        from timm.data.random_erasing import RandomErasing
-        from torchvision.transforms import ColorJitter
-
-        self._size, self._flip = size, flip
-        settings = {
-            # This and the mean as timm's own training transform sets them.
-            "translate_const": int(min(size) * 0.45),
-            "img_mean": tuple(min(255, round(255 * value)) for value in mean),
-            "interpolation": Image.Resampling.BICUBIC,
-            # At a full 10, timm asks to keep 0 bits of a colour, which Pillow 13 refuses.
-            "magnitude_max": 9.99,
-        }
-        self._steps: list[Any] = [rand_augment_transform(_RAND_AUGMENT, settings), ColorJitter(_JITTER, _JITTER, _JITTER)]
-        self._erasing: Any = RandomErasing(_ERASE_SHARE, mode="pixel", device="cpu")
-
-    def __call__(self, images_BHW3: Pixels, generator: np.random.Generator) -> Pixels:
-        crops_Bhw3 = resized_crop(images_BHW3, self._size, _STRONG_SCALE, generator)
-        if self._flip:
-            _flip_half(crops_Bhw3, generator)
-        for crop in crops_Bhw3:
-            image = Image.fromarray(crop)
-            for step in self._steps:
-                image = step(image)
-            crop[:] = np.asarray(image)
-        return crops_Bhw3
-
-    def erase(self, x_B3hw: torch.Tensor) -> torch.Tensor:
-        """Replaces a rectangle of a quarter of the images (B, 3, h, w) by noise, in place."""
-        self._erasing(x_B3hw)
-        return x_B3hw
-
-
-@contextlib.contextmanager
-def seeded_globals(seed: int) -> Iterator[None]:
-    """Seeds the three global generators that timm draws from, and restores their states. Not for use beside other threads."""
-    python, numpy_, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches for the GPUs
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_)
-        torch.set_rng_state(torch_)
+    return np.stack([left_B, top_B, np.minimum(left_B + w_B, width), np.minimum(top_B + h_B, height)], axis=1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,6 @@ from filelock import FileLock
 from autoslim.core.files import publish_folder
 from autoslim.data.table import Labels
 from autoslim.errors import OutputError
-
-T = TypeVar("T")
 
 EncodedRow = tuple[bytes, int, str]
 """Encoded image, label, and the image's name in reports."""
@@ -98,10 +95,3 @@ class EncodedFile:
 def _read_batches(path: Path) -> list[Any]:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     return [reader.get_batch(number) for number in range(reader.num_record_batches)]
-
-
-def grouped(items: Iterable[T], count: int) -> Iterator[list[T]]:
-    """Lists of `count` items; the last one may be shorter."""
-    iterator = iter(items)
-    while group := list(itertools.islice(iterator, count)):
-        yield group

@@ -104,6 +104,20 @@ def choose_columns(schema: Any, wanted: Wanted, where: str, *, known: tuple[str,
     )
 
 
+def check_token_labels(schema: Any, wanted: Wanted, where: str) -> None:
+    """Raises DatasetError where labels of patches are wanted, and are not in a column of bytes of the Arrow schema."""
+    if wanted.token_label_folder is not None:
+        raise DatasetError(
+            f"token_labels is {wanted.token_labels!r}, a folder, but {where} has columns; allowed: the name of one of them, without a /"
+        )
+    name = wanted.token_label_column
+    if name is not None and (schema.names.count(name) != 1 or not is_binary(schema.field(name).type)):
+        raise DatasetError(
+            f"{where} has no column {name!r} of bytes for --token-labels, but {_listed(schema.names)}; expected an encoded array for each "
+            "image, as numpy.save, torch.save or safetensors write it"
+        )
+
+
 def given_names(schema: Any, label: str, where: str) -> tuple[str, ...]:
     """Names of the classes from the hub's metadata of the schema; empty where there are none.
 

@@ -38,10 +38,6 @@ class Contents:
         self._hashes += content
         self._labels += label.to_bytes(8, "little")
 
-    def set(self) -> frozenset[bytes]:
-        hashes = bytes(self._hashes)
-        return frozenset(hashes[place : place + HASH_BYTES] for place in range(0, len(hashes), HASH_BYTES))
-
     @property
     def hashes(self) -> NDArray[np.void]:
         """(N,), of values that can be compared for equality."""

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import content_hash
 from autoslim.data.decode import decode_rgb, fit, storage_size
+from autoslim.data.decoders import decode_elsewhere
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_file import Keys, PixelFile, keys_of
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
+from autoslim.data.token_labels import TokenLabels
 from autoslim.data.user_cache import cache_folder
 from autoslim.errors import DatasetError
 
@@ -25,10 +27,20 @@ MANIFEST = "dataset.json"
 
 
 class ImageSplit:
-    """One split at one storage size: `labels` int64 (N,), `size` (H, W)."""
+    """One split at one storage size: `labels` int64 (N,), `size` (H, W), and the labels of its images' patches, if there are any. `encoded`
+    is the file whose images are decoded when they are read; None where they are decoded already.
+    """
 
-    def __init__(self, labels: Labels, size: tuple[int, int], read: Callable[[Indices], NDArray[np.uint8]]) -> None:
-        self.labels, self.size, self._read = labels, size, read
+    def __init__(
+        self,
+        labels: Labels,
+        size: tuple[int, int],
+        read: Callable[[Indices], NDArray[np.uint8]],
+        token_labels: TokenLabels | None = None,
+        *,
+        encoded: Path | None = None,
+    ) -> None:
+        self.labels, self.size, self._read, self.token_labels, self.encoded = labels, size, read, token_labels, encoded
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,6 +48,11 @@ class ImageSplit:
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         """The images at `indices`, uint8 RGB (N, H, W, 3); a new array that the caller may change."""
         return self._read(np.asarray(indices, np.int64))
+
+    def batch(self, indices: Indices) -> NDArray[np.uint8]:
+        """The same, for many batches that several threads ask for: what has to be decoded is, by a process for each of them."""
+        found = None if self.encoded is None else decode_elsewhere(self.encoded, self.size, indices)
+        return self.images(indices) if found is None else found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,19 +124,22 @@ class PreparedDataset:
         return [file.name_of(index) for index in indices.tolist()]
 
     def _encoded(self, split: str) -> EncodedFile:
-        return EncodedFile(self.path / f"{split}.arrow")
+        return EncodedFile(self._encoded_path(split))
+
+    def _encoded_path(self, split: str) -> Path:
+        return self.path / f"{split}.arrow"
 
     def _streamed(self, split: str, size: tuple[int, int]) -> ImageSplit:
         file = self._encoded(split)
-        empty = np.empty((0, *size, 3), np.uint8)
-
-        def read(indices: Indices) -> NDArray[np.uint8]:
-            return np.stack([_image(file, index, size) for index in indices.tolist()]) if len(indices) else empty.copy()
-
-        return ImageSplit(file.labels, size, read)
+        read = functools.partial(decoded, file, size)
+        return ImageSplit(file.labels, size, read, self._token_labels(split), encoded=self._encoded_path(split))
 
     def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
-        return ImageSplit(self._encoded(split).labels, size, PixelFile(folder / f"{split}.pixels", size).images)
+        pixels = PixelFile(folder / f"{split}.pixels", size)
+        return ImageSplit(self._encoded(split).labels, size, pixels.images, self._token_labels(split))
+
+    def _token_labels(self, split: str) -> TokenLabels | None:
+        return TokenLabels.find(self.path, split, len(self.classes))
 
     def _is_decoded_once(self, size: tuple[int, int]) -> bool:
         return self.images * size[0] * size[1] * 3 <= self.report.decoded_limit
@@ -145,12 +165,16 @@ class PreparedDataset:
         return keys_of(b"".join(content_hash(file.bytes_of(index)) for index in range(len(file))))
 
 
+def decoded(file: EncodedFile, size: tuple[int, int], indices: Indices) -> NDArray[np.uint8]:
+    """The images at `indices` in the storage size `size`, (N, H, W, 3)."""
+    images = np.empty((len(indices), *size, 3), np.uint8)
+    for image, index in zip(images, indices.tolist(), strict=True):
+        image[:] = fit(decode_rgb(file.bytes_of(index)), size)
+    return images
+
+
 def _pixels(file: EncodedFile, size: tuple[int, int], index: int) -> bytes:
-    return _image(file, index, size).tobytes()
-
-
-def _image(file: EncodedFile, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    return fit(decode_rgb(file.bytes_of(index)), size)
+    return fit(decode_rgb(file.bytes_of(index)), size).tobytes()
 
 
 def open_dataset(path: Path) -> PreparedDataset:

@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from autoslim.errors import DatasetError
 
@@ -54,6 +54,9 @@ _DECODER = 2
 _LIBRARIES = ("jpg", "libjpeg_turbo", "webp", "libtiff", "avif")
 """Pillow's names of those whose versions may differ under one version of Pillow, and give other pixels of one file."""
 
+_TURNED = (5, 6, 7, 8)
+"""EXIF's orientations that change height and width."""
+
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
 """Bounds of one image, against files that decode to far more than their size."""
@@ -88,13 +91,22 @@ def decode_rgb(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            # In place: without an orientation it would give a copy.
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except DatasetError:
         raise
     except UnidentifiedImageError as error:
         raise DatasetError(f"not an image; allowed: {', '.join(FORMATS)}") from error
     except _DECODE_ERRORS as error:
         raise DatasetError(f"damaged ({type(error).__name__}: {error})") from error
+
+
+def shown_size(data: bytes) -> tuple[int, int]:
+    """(H, W) of an image as `decode_rgb` returns it, which does read it; nothing but the head of the file is."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def decoder_version() -> str:

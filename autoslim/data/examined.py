@@ -11,17 +11,20 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Set
 from pathlib import Path
 from typing import Self
 
 from autoslim.core.files import write_atomically
 from autoslim.data.copies import HASH_BYTES
 from autoslim.data.decode import decoder_version
+from autoslim.data.hashes import Hashes
 from autoslim.data.user_cache import cache_folder
 
 MAX_IMAGES = 4_000_000
 """Remembered of a data set, at most: 128 MB in the file."""
+
+SAVE_SECONDS = 60.0
+"""What a killed preparation has to examine again at most."""
 
 MAX_DAYS = 180
 """Since a record was written, after which it is deleted."""
@@ -29,12 +32,13 @@ MAX_DAYS = 180
 
 class Examined:
     """The hashes of one data set's readable images, `known` ones from the file. It is entered for one preparation, which `add`s what it
-    reads; the file is written at the end."""
+    reads; the file is written at the end, and now and then before, for a preparation that is killed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.known = _read(path)
-        self._seen: set[bytes] = set()
+        self.known = Hashes(_read(path))
+        self._seen = Hashes()
+        self._next_save = time.monotonic() + SAVE_SECONDS
 
     @classmethod
     def of(cls, source: str) -> Self:
@@ -46,6 +50,9 @@ class Examined:
     def add(self, content: bytes) -> None:
         """An image that decoded without an error."""
         self._seen.add(content)
+        if time.monotonic() >= self._next_save:
+            self._save(whole=False)
+            self._next_save = time.monotonic() + SAVE_SECONDS
 
     def __enter__(self) -> Self:
         return self
@@ -53,14 +60,17 @@ class Examined:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         # After a whole preparation images that are gone are forgotten. After one that ended early those that it did not come to are kept:
         # when the data set is mended, only what is new is decoded.
-        self._save(self._seen if kind is None else self._seen | self.known)
+        self._save(whole=kind is None)
 
-    def _save(self, hashes: Set[bytes]) -> None:
-        if hashes == self.known or len(hashes) > MAX_IMAGES:
+    def _save(self, *, whole: bool) -> None:
+        hashes = self._seen.tobytes()
+        if not whole:
+            hashes = Hashes(hashes + self.known.tobytes()).tobytes()
+        if hashes == self.known.tobytes() or len(hashes) > MAX_IMAGES * HASH_BYTES:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, b"".join(sorted(hashes)))
+            write_atomically(self._path, hashes)
             _remove_old(self._path.parent)
         except OSError as error:
             # A home that cannot be written costs the next preparation its time, not this one its result.
@@ -69,13 +79,13 @@ class Examined:
             )
 
 
-def _read(path: Path) -> frozenset[bytes]:
+def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError:
         # Nothing is remembered yet; a file that cannot be read is no different.
-        return frozenset()
-    return frozenset(data[place : place + HASH_BYTES] for place in range(0, len(data), HASH_BYTES))
+        return b""
+    return data[: len(data) // HASH_BYTES * HASH_BYTES]
 
 
 def _remove_old(folder: Path) -> None:

@@ -5,6 +5,7 @@ Links to files outside the root are refused.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections import Counter
@@ -22,6 +23,7 @@ from autoslim.data.manifest_file import SUFFIXES as MANIFESTS
 from autoslim.data.manifest_file import describe_header
 from autoslim.data.split_names import folders_by_split
 from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
+from autoslim.data.token_label_folder import TokenLabelFolder
 from autoslim.errors import DatasetError
 
 _OFFER = ", or a manifest:"
@@ -30,8 +32,9 @@ _LOOKED_INTO = 5
 """Tables whose columns are looked at for a hint."""
 
 
-def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
-    """Reads the tree at `root`; classes are its folders in alphabetical order. Raises DatasetError with the folder that is wrong."""
+def read_image_folder(root: Path, *, labelled: bool = True, token_labels: Path | None = None) -> Source:
+    """Reads the tree at `root`; classes are its folders in alphabetical order. `token_labels` is a folder of labels of the training images'
+    patches. Raises DatasetError with the folder that is wrong."""
     splits = _split_folders(root)
     if not labelled:
         return _unlabelled(root, splits)
@@ -44,6 +47,11 @@ def read_image_folder(root: Path, *, labelled: bool = True) -> Source:
             raise DatasetError(f"{folder} and {splits['train']} have different classes: {', '.join(odd[:5])}")
     tables = {split: _table(root, splits[split], list(listed[split].values())) for split in splits}
     files = tuple(path for found in listed.values() for paths in found.values() for path in paths)
+    if token_labels is not None:
+        images = [path for paths in listed["train"].values() for path in paths]
+        patches = TokenLabelFolder(token_labels, images, splits["train"])
+        tables["train"] = dataclasses.replace(tables["train"], token_labels=patches.read)
+        files += patches.files
     return Source(
         name=str(root),
         classes=classes,

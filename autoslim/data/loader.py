@@ -1,32 +1,57 @@
 """Batches for training and evaluation.
 
 Every random number derives from (seed, epoch, step): an epoch is the same whenever and wherever it is run, and the caller's global
-generators keep their states. B images of a batch, h and w pixels as the model takes them.
+generators keep their states. B images of a batch, H and W pixels as stored, h and w pixels as the model takes them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autoslim.core.recipe import TrainingSettings
-from autoslim.data.augment import Pixels, Strong, centre_crop, check_augmentation, light, seeded_globals
+from autoslim.data.augment import Augmentation, Draws, check_augmentation
 from autoslim.data.batch_share import BatchShare
 from autoslim.data.dataset import ImageSplit
+from autoslim.data.map_ahead import map_ahead
+from autoslim.data.resample import normalise
 from autoslim.data.table import Indices
+from autoslim.data.token_targets import token_targets
 from autoslim.errors import InfeasibleError, RequestError
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Normalised images float32 (B, 3, h, w) and labels int64 (B,)."""
+Batch = tuple[Tensor, Tensor]
+"""Normalised images float32 (B, 3, h, w) and labels int64 (B,), or soft labels of image and patches float32 (B, 1 + P, C)."""
 
-_MAX_THREADS = 4
-"""Trials share a machine, so that each takes no more than these."""
+_MAX_READERS = 4
+"""Threads that copy decoded images out of their file: more would wait for the memory."""
+
+_CPU = torch.device("cpu")
+
+
+class _Prepared(NamedTuple):
+    """A batch before its way to the device: bytes (B, H, W, 3), which are a quarter of what the model takes."""
+
+    images_BHW3: Tensor
+    labels: Tensor
+    draws: Draws
+
+    def pinned(self) -> _Prepared:
+        """In memory that a GPU reads while the CPU goes on."""
+        return _Prepared(self.images_BHW3.pin_memory(), self.labels.pin_memory(), self.draws.moved(Tensor.pin_memory))
+
+    def on(self, device: torch.device) -> _Prepared:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return _Prepared(move(self.images_BHW3), move(self.labels), self.draws.moved(move))
 
 
 class Loader:
@@ -35,11 +60,13 @@ class Loader:
     With `train` the images are shuffled and augmented, and a last partial batch is dropped unless it is the only one; without, all images
     come in order, centre-cropped.
 
-    Batches are prepared ahead in background threads: as many as PyTorch may use in this process, at most four. Only `strong` is prepared in
-    the caller's thread, because timm draws from the process's global generators.
+    Batches are read, or decoded, ahead in the background, at most one for each of the threads that PyTorch may use in this process; what
+    is decoded is decoded by as many processes. They are cropped, augmented and normalised on the device.
 
-    With a `share` each batch has the images of that share alone, augmented as in the whole batch. `strong` prepares the whole batch for it,
-    since timm's draws depend on the images before.
+    With a `token_grid`, rows and columns of the model's patches, batches have the labels of the patches (`token_targets`), which the split
+    has to have.
+
+    With a `share` each batch has the images of that share alone, augmented as in the whole batch.
 
     Raises:
         InfeasibleError: a batch is too small for every share to have an image.
@@ -56,16 +83,20 @@ class Loader:
         seed: int,
         train: bool,
         share: BatchShare | None = None,
+        token_grid: tuple[int, int] | None = None,
     ) -> None:
         check_augmentation(training.augmentation)
         _check(split, training, mean, std, image_size)
-        self._split, self._size, self._seed, self._train = split, image_size, seed, train
-        self._batch_size, self._flip, self._share = training.batch_size, training.flip, share
-        self._augmentation = training.augmentation if train else "none"
-        # (byte / 255 - mean) / std as one product and one sum.
-        self._scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
-        self._shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
-        self._strong = Strong(image_size, training.flip, mean) if self._augmentation == "strong" else None
+        self._split, self._seed, self._train, self._mean, self._std = split, seed, train, mean, std
+        self._batch_size, self._share, self._token_grid = training.batch_size, share, token_grid
+        self._augmentation = Augmentation(
+            training.augmentation if train else "none",
+            stored=split.size,
+            size=image_size,
+            flip=training.flip,
+            mean=mean,
+            std=std,
+        )
         if share is not None and self.batch_images < share.least_batch:
             raise InfeasibleError(
                 f"a batch of {self.batch_images} images is for {share.ranks} GPUs; allowed: at least {share.least_batch} images "
@@ -83,77 +114,47 @@ class Loader:
             return max(1, len(self._split) // self._batch_size)
         return math.ceil(len(self._split) / self._batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of epoch `epoch`, which is 0 or higher and makes no difference without `train`."""
+    def epoch(self, epoch: int, device: torch.device = _CPU, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `epoch`, which is 0 or higher and makes no difference without `train`, on `device`; without its first
+        `start` ones, of which nothing is prepared."""
         order = self._order(epoch)
         # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
-        steps = [order[step * self._batch_size : (step + 1) * self._batch_size] for step in range(len(self))]
-        if self._strong is not None:
-            for step, indices in enumerate(steps):
-                yield self._strong_batch(indices, [self._seed, epoch, step + 1])
-            return
-        yield from self._prefetch(epoch, steps)
+        steps = ((order[step * self._batch_size : (step + 1) * self._batch_size], step + 1) for step in range(start, len(self)))
+        prepare = functools.partial(self._prepare, epoch, pinned=device.type == "cuda")
+        threads = torch.get_num_threads() if self._split.encoded is not None else min(_MAX_READERS, torch.get_num_threads())
+        # A caller may stop within an epoch; the batches that it does not want are not prepared.
+        with contextlib.closing(map_ahead(prepare, steps, threads=threads, ahead=threads)) as batches:
+            for batch in batches:
+                images_BHW3, labels, draws = batch.on(device)
+                yield normalise(self._augmentation(images_BHW3, draws), self._mean, self._std), labels
 
     def _order(self, epoch: int) -> Indices:
         if not self._train:
             return np.arange(len(self._split))
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
 
-    def _prefetch(self, epoch: int, steps: list[Indices]) -> Iterator[Batch]:
-        threads = min(_MAX_THREADS, torch.get_num_threads())
-        pending: deque[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = deque()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="autoslim-loader")
-        try:
-            for step, indices in enumerate(steps):
-                # One batch more than there are threads: none of them is idle while the caller trains on a batch.
-                pending.append(pool.submit(self._batch, indices, [self._seed, epoch, step + 1]))
-                # At most one batch a thread is ahead, so that memory does not grow where training is slower than loading.
-                if len(pending) > threads:
-                    yield _tensors(pending.popleft().result())
-            while pending:
-                yield _tensors(pending.popleft().result())
-        finally:
-            # A caller may stop within an epoch; the batches that it does not want are not prepared.
-            pool.shutdown(cancel_futures=True)
+    def _prepare(self, epoch: int, step: tuple[Indices, int], *, pinned: bool) -> _Prepared:
+        indices, number = step
+        rows = np.arange(len(indices)) if self._share is None else self._share.rows(len(indices))
+        draws = self._augmentation.draw(np.random.default_rng([self._seed, epoch, number]), len(indices), rows)
+        own = indices[rows]
+        prepared = _Prepared(torch.from_numpy(self._split.batch(own)), torch.from_numpy(self._targets(own, draws)), draws)
+        return prepared.pinned() if pinned else prepared
 
-    def _batch(self, indices: Indices, seeds: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        generator = np.random.default_rng(seeds)
-        if self._share is not None:
-            generator, indices = self._share.draws(generator, len(indices)), indices[self._share.rows(len(indices))]
-        images_BHW3 = self._split.images(indices)
-        if self._augmentation == "light":
-            images_Bhw3 = light(images_BHW3, self._size, self._flip, generator)
-        else:
-            images_Bhw3 = centre_crop(images_BHW3, self._size)
-        return normalise(images_Bhw3, self._scale_3, self._shift_3), self._split.labels[indices]
-
-    def _strong_batch(self, indices: Indices, seeds: list[int]) -> Batch:
-        assert self._strong is not None
-        images_BHW3 = self._split.images(indices)
-        with seeded_globals(int(np.random.SeedSequence(seeds).generate_state(1)[0])):
-            images_Bhw3 = self._strong(images_BHW3, np.random.default_rng(seeds))
-            x_B3hw = self._strong.erase(torch.from_numpy(normalise(images_Bhw3, self._scale_3, self._shift_3)))
-        labels_B = torch.from_numpy(self._split.labels[indices])
-        if self._share is None:
-            return x_B3hw, labels_B
-        rows = torch.from_numpy(self._share.rows(len(indices)))
-        return x_B3hw[rows], labels_B[rows]
-
-
-def normalise(images_Bhw3: Pixels, scale_3: NDArray[np.float32], shift_3: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixels times `scale` plus `shift`, (B, 3, h, w). In NumPy, since PyTorch would start more threads in each background thread."""
-    batch, height, width, _ = images_Bhw3.shape
-    # Written channel by channel into its final layout: nothing is transposed afterwards.
-    x_B3hw = np.empty((batch, 3, height, width), np.float32)
-    for channel in range(3):
-        x_Bhw = x_B3hw[:, channel]
-        np.multiply(images_Bhw3[..., channel], scale_3[channel], out=x_Bhw, dtype=np.float32)
-        x_Bhw += shift_3[channel]
-    return x_B3hw
-
-
-def _tensors(batch: tuple[NDArray[np.float32], NDArray[np.int64]]) -> Batch:
-    return torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
+    def _targets(self, indices: Indices, draws: Draws) -> NDArray[np.int64] | NDArray[np.float32]:
+        labels_B = self._split.labels[indices]
+        if self._token_grid is None:
+            return labels_B
+        patches = self._split.token_labels
+        assert patches is not None, "labels of patches of a split that has none"
+        return token_targets(
+            patches.maps(indices),
+            labels_B,
+            draws,
+            stored=self._split.size,
+            grid=self._token_grid,
+            class_count=patches.class_count,
+        )
 
 
 def _check(

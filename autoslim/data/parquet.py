@@ -1,11 +1,13 @@
 """Parquet: the Hugging Face hub's (`image: struct<bytes, path>`, `label: int64`, class names in the metadata) and others'.
 
-Images are structs with bytes, bytes, or paths in the data set's folder; labels are numbers or texts.
+Images are structs with bytes, bytes, or paths in the data set's folder; labels are numbers or texts. Labels of patches are bytes, as
+`token_label_file` reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autoslim.data.assemble import Part, assemble, no_labels
-from autoslim.data.columns import EXPECTED, Columns, choose_columns, given_names, is_text
+from autoslim.data.columns import EXPECTED, Columns, check_token_labels, choose_columns, given_names, is_text
 from autoslim.data.image_file import ImageFinder
 from autoslim.data.labels import Coded, coded_column
 from autoslim.data.shards import Shards
-from autoslim.data.table import Indices, Row, Source
+from autoslim.data.table import EncodedTokenLabels, Indices, Row, Source
 from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError, first_line
 
@@ -92,7 +94,10 @@ def _source(
     parts: dict[str, list[Part]] = {}
     images: list[Path] = []
     for split, paths in by_split.items():
-        opened = [_File.open(path, root, columns.again(wanted)) for path in paths]
+        again = columns.again(wanted)
+        # Only training reads labels of patches.
+        again = again if split == "train" else dataclasses.replace(again, token_labels=None)
+        opened = [_File.open(path, root, again) for path in paths]
         parts[split] = [file.part() for file in opened]
         images += [path for part in parts[split] for path in part.files()]
     return assemble(
@@ -114,22 +119,31 @@ class _File:
     rows: int
     columns: Columns
     finder: ImageFinder
+    token_labels: str | None
 
     @classmethod
     def open(cls, path: Path, root: Path, wanted: Wanted) -> _File:
         with _open(path) as file:
             schema = file.schema_arrow
-            columns = choose_columns(schema, wanted, str(path))
+            tokens = wanted.token_label_column
+            check_token_labels(schema, wanted, str(path))
+            columns = choose_columns(schema, wanted, str(path), known=() if tokens is None else (tokens,))
             _check_size(path, file.metadata)
             finder = ImageFinder.of(root, path.parent)
-            return cls(path=path, schema=schema, rows=file.metadata.num_rows, columns=columns, finder=finder)
+            return cls(path=path, schema=schema, rows=file.metadata.num_rows, columns=columns, finder=finder, token_labels=tokens)
 
     def part(self) -> Part:
         label = self.columns.label
         if label is None:
             return Part(name=str(self.path), labels=no_labels(self.rows), rows=self._rows, files=self._named_images)
-        names = given_names(self.schema, label, str(self.path))
-        return Part(name=str(self.path), labels=self._labels(label), rows=self._rows, classes=names, files=self._named_images)
+        return Part(
+            name=str(self.path),
+            labels=self._labels(label),
+            rows=self._rows,
+            classes=given_names(self.schema, label, str(self.path)),
+            files=self._named_images,
+            token_labels=None if self.token_labels is None else functools.partial(self._token_labels, self.token_labels),
+        )
 
     def _labels(self, label: str) -> Coded:
         where = f"{self.path}: column {label}"
@@ -166,13 +180,21 @@ class _File:
         return any(column.statistics is None or column.statistics.null_count != 0 for column in stored)
 
     def _rows(self, wanted: Indices) -> Iterator[Row]:
+        for row, image in self._values(self.columns.image, wanted):
+            where = f"{self.path.name}:{row}"
+            data, path = self.finder.read(image, where)
+            yield row, data, f"{where} ({path})" if path else where
+
+    def _token_labels(self, column: str, wanted: Indices) -> Iterator[EncodedTokenLabels]:
+        for row, data in self._values(column, wanted):
+            yield data or b"", f"{self.path.name}:{row}, column {column}"
+
+    def _values(self, column: str, wanted: Indices) -> Iterator[tuple[int, Any]]:
         chosen, row = set(wanted.tolist()), 0
-        for batch in self._batches([self.columns.image], rows=_BATCH_ROWS):
-            for image in batch.column(0):
+        for batch in self._batches([column], rows=_BATCH_ROWS):
+            for value in batch.column(0):
                 if row in chosen:
-                    where = f"{self.path.name}:{row}"
-                    data, path = self.finder.read(image.as_py(), where)
-                    yield row, data, f"{where} ({path})" if path else where
+                    yield row, value.as_py()
                 row += 1
 
     def _batches(self, columns: Sequence[str], *, rows: int) -> Iterator[Any]:

@@ -17,7 +17,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -25,8 +24,9 @@ import numpy as np
 from filelock import FileLock
 
 from autoslim.core.files import is_unfinished, replacing_file
-from autoslim.data.cache import grouped
 from autoslim.data.decode import decoder_version
+from autoslim.data.hashes import Hashes
+from autoslim.data.map_ahead import map_ahead
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import CheckedFile, Keys, check_of, write_pixels
 from autoslim.data.table import Indices
@@ -64,13 +64,13 @@ class PixelCache:
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[PixelCollector]:
-        """Collects images that are not kept yet while they are examined; they are kept from the end of the block on, also after an
-        error: when the data set is mended, only what is new is decoded."""
-        collector = PixelCollector(self._folder, self._size, self._all_keys(), limit=self._limit)
+        """Collects images that are not kept yet while they are examined. They are kept file by file, and from the end of the block on all
+        of them, also after an error: when the data set is mended, or the preparation was killed, only what is new is decoded."""
+        collector = PixelCollector(self._folder, self._size, self._all_keys(), limit=self._limit, keep=self._keep_collected)
         try:
             yield collector
         finally:
-            self._keep_collected(collector)
+            collector.finish()
 
     def write(self, path: Path, keys: Keys, decode: Decode) -> None:
         """Writes the images of `keys` to `path`: those that are kept, and, decoded, the others, which are kept from now on.
@@ -103,7 +103,7 @@ class PixelCache:
     def _write_found(self, path: Path, keys: Keys, decode: Decode) -> int:
         """Image by image; returns how many were decoded."""
         decoded, damaged = 0, set[Path]()
-        with contextlib.ExitStack() as stack, ThreadPoolExecutor(_threads()) as pool:
+        with contextlib.ExitStack() as stack:
             found = self._find(keys, stack)
 
             def pixels_of(index: int) -> tuple[bytes, bytes, Path | None, bool]:
@@ -117,11 +117,10 @@ class PixelCache:
 
             def images() -> Iterator[tuple[bytes, bytes]]:
                 nonlocal decoded
-                for group in grouped(range(len(keys)), 64):
-                    for pixels, check, wrong, new in pool.map(pixels_of, group):
-                        decoded += new
-                        damaged.update([] if wrong is None else [wrong])
-                        yield pixels, check
+                for pixels, check, wrong, new in map_ahead(pixels_of, range(len(keys))):
+                    decoded += new
+                    damaged.update([] if wrong is None else [wrong])
+                    yield pixels, check
 
             write_pixels(path, keys, images())
             used = {file.path for file in found.files} - damaged
@@ -132,25 +131,19 @@ class PixelCache:
             _log.warning("%s is damaged: what does not fit was decoded again", file_path)
         return decoded
 
-    def _all_keys(self) -> frozenset[bytes]:
+    def _all_keys(self) -> Hashes:
         """Of the images that are kept; whether they are whole is looked at when they are read."""
-        found = set[bytes]()
+        found = []
         for _, _, path in _listed(self._folder, "*") if self._limit else ():
             # What cannot be read is told when images are looked for.
             with contextlib.suppress(OSError), CheckedFile(path, self._size) as file:
-                found.update(key.tobytes() for key in file.keys)
-        return frozenset(found)
+                found.append(file.keys.tobytes())
+        return Hashes(b"".join(found))
 
-    def _keep_collected(self, collector: PixelCollector) -> None:
-        try:
-            path = collector.finish()
-            if path is None:
-                return
-            with FileLock(self._root / "lock", timeout=_LOCK_SECONDS):
-                self._make_room(path.stat().st_size)
-                path.replace(self._folder / f"{uuid.uuid4().hex}{_SUFFIX}")
-        except OSError as error:
-            collector.give_up(str(error))
+    def _keep_collected(self, path: Path) -> None:
+        with FileLock(self._root / "lock", timeout=_LOCK_SECONDS):
+            self._make_room(path.stat().st_size)
+            path.replace(self._folder / f"{uuid.uuid4().hex}{_SUFFIX}")
 
     def _find(self, keys: Keys, stack: contextlib.ExitStack) -> _Found:
         """Where the images are, in files that are open until `stack` ends; those that are used last are looked into first."""
@@ -242,8 +235,7 @@ def _listed(folder: Path, pattern: str) -> list[tuple[float, int, Path]]:
 
 
 def _all_fit(file: CheckedFile) -> bool:
-    with ThreadPoolExecutor(_threads()) as pool:
-        return all(all(pool.map(lambda row: file.checked(row) is not None, group)) for group in grouped(range(len(file)), 64))
+    return all(map_ahead(lambda row: file.checked(row) is not None, range(len(file))))
 
 
 def _link_or_copy(source: Path, destination: Path, *, spare: int = 0) -> None:
@@ -264,7 +256,3 @@ def _touch(path: Path) -> None:
     with contextlib.suppress(OSError):
         # It is deleted, or belongs to somebody else, whose searches say when it is used.
         os.utime(path)
-
-
-def _threads() -> int:
-    return min(4, os.cpu_count() or 1)

@@ -50,10 +50,10 @@ class PixelWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._keys, self._checks = file, bytearray(), bytearray()
 
-    def add(self, key: bytes, pixels: bytes, check: bytes | None = None) -> None:
+    def add(self, key: bytes, pixels: bytes, check: bytes) -> None:
         self._file.write(pixels)
         self._keys += key
-        self._checks += check_of(pixels, key) if check is None else check
+        self._checks += check
 
     def finish(self) -> None:
         self._file.write(self._keys)
@@ -83,7 +83,8 @@ class PixelFile:
 
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         """A copy (N, H, W, 3), which the caller may change; the map is read-only."""
-        return self._pixels[indices]
+        # Not by an index: this copies image by image, and lets other threads run meanwhile.
+        return np.take(self._pixels, indices, axis=0)
 
 
 class CheckedFile:

@@ -16,6 +16,7 @@ from autoslim.data.copies import described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import storage_size
 from autoslim.data.examined import Examined
+from autoslim.data.hashes import Hashes
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import pixel_bytes
@@ -25,11 +26,15 @@ from autoslim.data.sources import open_source
 from autoslim.data.split_writer import Part, SplitWriter
 from autoslim.data.splits import keep_count, split_off_share
 from autoslim.data.table import Indices, Source
+from autoslim.data.token_labels import write_token_labels
 from autoslim.data.unreadable import check_allowed, check_unreadable
 from autoslim.data.wanted import Wanted
 
 _LAYOUT = 2
 """Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
+
+_TOLD_BYTES = 2**30
+"""Of decoded images, from which on a user is told how much space they take."""
 
 
 def prepare_dataset(
@@ -46,8 +51,8 @@ def prepare_dataset(
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
     Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `inputs` are the image sizes
     and crops of the models that will read it, as in `PreparedDataset.splits`: images are brought to these sizes while they are examined,
-    and are not decoded a second time. `tell` gets a line now and then that says how many images are prepared, and how long the others
-    will take; `watch` gets the numbers, more often.
+    and are not decoded a second time. `tell` gets a line that says how much space they take, where that is much, and one now and then that
+    says how many images are prepared, and how long the others will take; `watch` gets the numbers, more often.
 
     Raises:
         DatasetError: for a source that cannot be read or used.
@@ -61,12 +66,26 @@ def prepare_dataset(
             return open_dataset(path)
         parts = make_splits(spec, source, seed)
         images = sum(len(part.rows) for part in parts.values())
-        sizes = {storage_size(*one) for one in inputs}
+        sizes = sorted({storage_size(*one) for one in inputs})
+        if tell is not None:
+            for size in sizes:
+                _tell_size(tell, images, size, spec.decoded_limit)
         # Larger sets are decoded while they are read.
         once = [size for size in sizes if images * pixel_bytes(size) <= spec.decoded_limit]
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in once]
         _write(folder, spec, source, seed, parts, collectors, Progress(images, tell, watch))
     return open_dataset(path).with_collected({collector.size: collector.count for collector in collectors})
+
+
+def _tell_size(tell: Callable[[str], None], images: int, size: tuple[int, int], limit: int) -> None:
+    total = images * pixel_bytes(size)
+    if total >= _TOLD_BYTES:
+        much = (
+            f", more than the {limit / 2**30:.1f} GiB that are kept: they are decoded while they are read"
+            if total > limit
+            else ""
+        )
+        tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded{much}")
 
 
 def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
@@ -107,10 +126,9 @@ def _write(
     writers: dict[str, SplitWriter] = {}
     with Examined.of(spec.source) as examined:
         for split in order:
-            others = (
-                frozenset[bytes]().union(*(writer.contents.set() for writer in writers.values()))
-                if split == "train"
-                else frozenset()
+            # Of what is written by now, which is nothing unless train is the last one.
+            others = Hashes(
+                b"".join(writer.contents.hashes.tobytes() for writer in writers.values()) if split == "train" else b""
             )
             writers[split] = SplitWriter(split, parts[split], source, digest, progress, examined, collectors)
             writers[split].write(folder / f"{split}.arrow", without=others)
@@ -120,6 +138,7 @@ def _write(
             writers[split].check_filled()
     if spec.drop_duplicates:
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
+    patches = _write_token_labels(folder, parts["train"], writers["train"].rows, source, digest)
     for split in SPLITS:
         (folder / f"{split}.keys").write_bytes(writers[split].contents.hashes.tobytes())
     report = DatasetReport(
@@ -130,10 +149,19 @@ def _write(
         decoded_limit=spec.decoded_limit,
         **{split: writers[split].report() for split in SPLITS},
         not_used=source.not_used,
-        chosen=source.chosen,
+        chosen=(*source.chosen, *patches),
         suspicious=_suspicious(folder, writers, source),
     )
     (folder / MANIFEST).write_text(report.to_json(indent=2))
+
+
+def _write_token_labels(folder: Path, train: Part, rows: Indices, source: Source, digest: hashlib._Hash) -> tuple[str, ...]:
+    """The labels of the training images' patches, where there are any; returns what is said of them."""
+    encoded = train.table.token_labels
+    if encoded is None:
+        return ()
+    images = EncodedFile(folder / "train.arrow")
+    return (write_token_labels(folder, "train", encoded(rows), images, class_count=len(source.classes), digest=digest),)
 
 
 def _suspicious(folder: Path, writers: dict[str, SplitWriter], source: Source) -> tuple[str, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from autoslim.core.duration import format_duration
 
 FIRST_SECONDS, SECONDS = 5.0, 10.0
 """Until the first line, so that small data sets are prepared without a word, and between lines."""
+_LINES = 3
+"""Of which the time that is left follows: what an earlier preparation had done already says little about the rest."""
 _WATCH_SECONDS = 0.25
 """Between two calls of `watch`, which draws a bar."""
 
@@ -28,8 +31,10 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._tell, self._watch, self._clock = total, tell, watch, clock
-        self._done, self._began = 0, clock()
-        self._next_line, self._next_watch = self._began + FIRST_SECONDS, self._began
+        self._done, began = 0, clock()
+        self._next_line, self._next_watch = began + FIRST_SECONDS, began
+        # When the last lines were told, and how many images were prepared then.
+        self._told = deque([(began, 0)], maxlen=_LINES)
 
     def advance(self) -> None:
         """One image more is prepared."""
@@ -42,5 +47,7 @@ class Progress:
             self._watch(self._done, self._total)
         if self._tell is not None and now >= self._next_line:
             self._next_line = now + SECONDS
-            left = (now - self._began) / self._done * (self._total - self._done)
+            then, done = self._told[0]
+            left = (now - then) / (self._done - done) * (self._total - self._done)
+            self._told.append((now, self._done))
             self._tell(f"preparing images: {self._done:,} of {self._total:,}, about {format_duration(left)} left")

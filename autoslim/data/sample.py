@@ -16,8 +16,8 @@ from autoslim.core.job import DatasetSpec
 from autoslim.data.augment import centre_crop
 from autoslim.data.dataset import SPLITS, ImageSplit
 from autoslim.data.decode import decode_rgb, fit, storage_size
-from autoslim.data.loader import normalise
 from autoslim.data.prepare import make_splits
+from autoslim.data.resample import normalise, planes
 from autoslim.data.sources import open_source
 from autoslim.data.table import Indices, Labels, Row
 from autoslim.data.wanted import Wanted
@@ -34,9 +34,7 @@ class Sample:
 
     def tensor(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
         """The model's input (N, 3, h, w), equal to the batch that `Loader` makes of these images."""
-        scale_3 = (1 / (255 * np.array(std))).astype(np.float32)
-        shift_3 = (-np.array(mean) / np.array(std)).astype(np.float32)
-        return torch.from_numpy(normalise(self.pixels, scale_3, shift_3))
+        return normalise(planes(torch.from_numpy(self.pixels)), mean, std)
 
 
 def sample_split(split: ImageSplit, classes: tuple[str, ...], image_size: tuple[int, int], count: int) -> Sample:

@@ -45,8 +45,16 @@ ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 """Ends of names of files that have to be unpacked first."""
 
 COLUMNS = ("image_column", "label_column")
-FLAGS = {"image_column": "--image-column", "label_column": "--label-column", "config": "--data-config"}
+FLAGS = {
+    "image_column": "--image-column",
+    "label_column": "--label-column",
+    "config": "--data-config",
+    "token_labels": "--token-labels",  # nosec B105 - a flag
+}
 """Of the fields of `Wanted` that only some layouts have."""
+
+_NAMED = {"config": "configurations", "token_labels": "labels of patches"}  # nosec B105 - words for users
+"""What a layout has not that lacks one of these fields; columns otherwise."""
 
 
 def _shards(suffix: str) -> Callable[[Path, Wanted], Any]:
@@ -75,7 +83,7 @@ LAYOUTS: tuple[Layout, ...] = (
         find=_shards(parquet.SUFFIX),
         read=parquet.read_shards,
         count=lambda _, shards, most: _count(parquet.row_count, shards.files, most),
-        choices=(*COLUMNS, "config"),
+        choices=(*COLUMNS, "config", "token_labels"),
     ),
     Layout(
         name="WebDataset",
@@ -94,8 +102,9 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="image folder",
         find=lambda path, _: path if path.is_dir() else None,
-        read=lambda path, _, wanted: read_image_folder(path, labelled=wanted.labelled),
+        read=lambda path, _, wanted: _image_folder(path, wanted),
         count=lambda path, _, most: _count_files(path, most),
+        choices=("token_labels",),
     ),
     Layout(
         name="manifest",
@@ -117,7 +126,7 @@ LAYOUTS: tuple[Layout, ...] = (
         find=lambda path, _: path if path.is_file() else None,
         read=lambda path, _, wanted: parquet.read_file(path, wanted),
         count=lambda path, _, most: parquet.row_count(path, most),
-        choices=COLUMNS,
+        choices=(*COLUMNS, "token_labels"),
     ),
 )
 """In the order in which they are tried: the first that knows the names in a folder, or of a file, reads it."""
@@ -138,6 +147,7 @@ def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Sour
         digits = _read_digits(seed)
         return digits if wanted.labelled else without_labels(digits)
     if source.startswith(hub.PREFIX):
+        _refuse_choices(source, "data set of the Hugging Face hub", (*COLUMNS, "config"), wanted)
         return hub.read_hub(source, wanted)
     shards = tars.expand(source)
     if shards is not None:
@@ -162,8 +172,17 @@ def _refuse_choices(source: str, layout: str, choices: tuple[str, ...], wanted: 
     for name, flag in FLAGS.items():
         value = getattr(wanted, name)
         if value is not None and name not in choices:
-            what = "configurations" if name == "config" else "columns"
+            what = _NAMED.get(name, "columns")
             raise DatasetError(f"{flag} is {value!r}, but {source} is read as: {layout}, which has no {what}; leave {flag} out")
+
+
+def _image_folder(root: Path, wanted: Wanted) -> Source:
+    if wanted.token_label_column is not None:
+        raise DatasetError(
+            f"token_labels is {wanted.token_labels!r}, a column, but {root} is a folder of images; allowed: a folder (with a / in its "
+            "name) that has <class>/<image>.pt for each of them"
+        )
+    return read_image_folder(root, labelled=wanted.labelled, token_labels=wanted.token_label_folder)
 
 
 def count_images(source: str, *, most: int, wanted: Wanted | None = None) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from autoslim.data.cache import EncodedFile, EncodedRow, grouped, write_encoded
+from autoslim.data.cache import EncodedFile, EncodedRow, write_encoded
 from autoslim.data.copies import Contents, content_hash, find_copies
 from autoslim.data.decode import decode_rgb
 from autoslim.data.examined import Examined
+from autoslim.data.hashes import Hashes
+from autoslim.data.map_ahead import map_ahead
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.progress import Progress
 from autoslim.data.report import SplitReport
@@ -49,12 +49,18 @@ class SplitWriter:
         self._digest, self._progress, self._examined, self._collectors = digest, progress, examined, collectors
         self.counts = np.zeros(max(1, len(source.classes)), np.int64)
         self.contents, self.dropped = Contents(), 0
+        self._rows: list[int] = []
         self._unreadable: list[str] = []
 
-    def write(self, path: Path, *, without: frozenset[bytes]) -> None:
+    def write(self, path: Path, *, without: Hashes) -> None:
         """All readable images but those whose contents are given."""
         self._digest.update(self._split.encode())
         write_encoded(path, self._readable(without))
+
+    @property
+    def rows(self) -> Indices:
+        """Of the table, those that the file has."""
+        return np.array(self._rows, np.int64)
 
     @property
     def unreadable(self) -> Unreadable:
@@ -79,6 +85,7 @@ class SplitWriter:
         hashes, labels, file = self.contents.hashes, self.contents.labels, EncodedFile(path)
         rows = np.setdiff1d(np.arange(len(labels)), wrong)
         self.contents, self.dropped = Contents(), self.dropped + len(wrong)
+        self._rows = self.rows[rows].tolist()
         for row in rows.tolist():
             self.contents.add(bytes(hashes[row]), int(labels[row]))
         self.counts = np.bincount(labels[rows], minlength=len(self.counts))
@@ -90,42 +97,43 @@ class SplitWriter:
         self._digest.update(b"without " + b"".join(gone))
         self.check_filled()
 
-    def _readable(self, without: frozenset[bytes]) -> Iterator[EncodedRow]:
+    def _readable(self, without: Hashes) -> Iterator[EncodedRow]:
         labels = self._part.table.labels
-        # Threads, since Pillow decodes without the interpreter's lock. Groups are small because an encoded image may have 64 MiB.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for group in grouped(self._part.table.rows(self._part.rows), 32):
-                # `map` keeps the order, so that neither the file nor the digest depends on the threads.
-                for (row, data, name), (issue, content, pixels) in zip(group, pool.map(self._examine, group), strict=True):
-                    self._progress.advance()
-                    for collector, own in pixels:
-                        collector.add(content, own)
-                    if issue is not None:
-                        self._unreadable.append(f"{name}: {issue}")
-                        continue
-                    self._examined.add(content)
-                    if content in without:
-                        self.dropped += 1
-                        continue
-                    label = int(labels[row])
-                    self.counts[label] += 1
-                    self.contents.add(content, label)
-                    # The length marks where an image ends; without it two lists of images could have the same bytes.
-                    self._digest.update(f" {label} {len(data)} ".encode())
-                    self._digest.update(data)
-                    yield data, label, name
+        # Threads, since Pillow decodes without the interpreter's lock. The order of the images is kept, so that neither the file nor the
+        # digest depends on the threads.
+        for (row, data, name), issue, content, pixels in map_ahead(self._examine, self._part.table.rows(self._part.rows)):
+            self._progress.advance()
+            for collector, own in pixels:
+                collector.add(content, *own)
+            if issue is not None:
+                self._unreadable.append(f"{name}: {issue}")
+                continue
+            self._examined.add(content)
+            if content in without:
+                self.dropped += 1
+                continue
+            label = int(labels[row])
+            self.counts[label] += 1
+            self.contents.add(content, label)
+            self._rows.append(row)
+            # The length marks where an image ends; without it two lists of images could have the same bytes.
+            self._digest.update(f" {label} {len(data)} ".encode())
+            self._digest.update(data)
+            yield data, label, name
 
-    def _examine(self, row: Row) -> tuple[str | None, bytes, list[tuple[PixelCollector, bytes]]]:
-        """Why an image cannot be read, or None; the hash of its bytes; and its pixels for who collects them."""
+    def _examine(self, row: Row) -> tuple[Row, str | None, bytes, list[tuple[PixelCollector, tuple[bytes, bytes]]]]:
+        """The row, why its image cannot be read, or None; the hash of its bytes; its pixels and their check for who collects them."""
         content = content_hash(row[1])
         wanted = [collector for collector in self._collectors if collector.wants(content)]
-        if content in self._examined.known and not wanted:
-            return None, content, []
+        # An image whose pixels are kept could be read, also where a preparation that was killed did not come to remember it.
+        known = content in self._examined.known or any(collector.has(content) for collector in self._collectors)
+        if known and not wanted:
+            return row, None, content, []
         try:
             image = decode_rgb(row[1])
         except DatasetError as error:
-            return str(error), content, []
-        return None, content, [(collector, collector.pixels_of(image)) for collector in wanted]
+            return row, str(error), content, []
+        return row, None, content, [(collector, collector.pixels_of(image, content)) for collector in wanted]
 
     def check_filled(self) -> None:
         """Raises DatasetError for a class without a readable image in train or validation."""

@@ -23,14 +23,19 @@ Indices = NDArray[np.int64]
 Row = tuple[int, bytes, str]
 """Row index, the encoded image, and its name in reports."""
 
+EncodedTokenLabels = tuple[bytes, str]
+"""The labels of an image's patches as they are stored (`token_label_file`), b"" where there are none, and their name in reports."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """One split of a source; `rows` streams the rows at the given ascending indices, a missing image as b""."""
+    """One split of a source; `rows` streams the rows at the given ascending indices, a missing image as b"", and `token_labels` the labels
+    of their patches, where there are any."""
 
     name: str
     labels: Labels
     rows: Callable[[Indices], Iterator[Row]]
+    token_labels: Callable[[Indices], Iterator[EncodedTokenLabels]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,13 +88,26 @@ def joined(tables: Sequence[Table], name: str) -> Table:
         return tables[0]
     ends = np.cumsum([len(table.labels) for table in tables])
 
-    def rows(wanted: Indices) -> Iterator[Row]:
+    def shares(wanted: Indices) -> Iterator[tuple[Table, int, Indices]]:
         for table, end in zip(tables, ends.tolist(), strict=True):
             first = end - len(table.labels)
-            own = wanted[(wanted >= first) & (wanted < end)] - first
+            yield table, first, wanted[(wanted >= first) & (wanted < end)] - first
+
+    def rows(wanted: Indices) -> Iterator[Row]:
+        for table, first, own in shares(wanted):
             yield from ((row + first, data, label) for row, data, label in table.rows(own))
 
-    return Table(name=name, labels=np.concatenate([table.labels for table in tables]), rows=rows)
+    def token_labels(wanted: Indices) -> Iterator[EncodedTokenLabels]:
+        for table, _, own in shares(wanted):
+            assert table.token_labels is not None
+            yield from table.token_labels(own)
+
+    return Table(
+        name=name,
+        labels=np.concatenate([table.labels for table in tables]),
+        rows=rows,
+        token_labels=None if any(table.token_labels is None for table in tables) else token_labels,
+    )
 
 
 def without_labels(source: Source) -> Source:

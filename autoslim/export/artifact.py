@@ -119,6 +119,10 @@ class Timing(Record):
         """Whether half of the rounds, those between the quartiles, agree within `RELIABLE_WITHIN`; on a busy machine they do not."""
         return self.high - self.low <= RELIABLE_WITHIN * self.speedup
 
+    def describe_speedup(self) -> str:
+        """`1.62 (1.55-1.70)`: the factor with its quartiles, marked where they lie far apart."""
+        return f"{self.speedup:.2f} ({self.low:.2f}-{self.high:.2f}){'' if self.is_reliable else ' unreliable'}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedReport(Record):
@@ -128,6 +132,15 @@ class SpeedReport(Record):
     threads: int
     timings: tuple[Timing, ...]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def explain_speedups(self) -> str:
+        """What the factors are, in a sentence or two."""
+        meaning = (
+            "Times as fast is the median over all rounds of the ratio of both times in one round, with its quartiles; not the ratio of the "
+            "medians."
+        )
+        doubt = f" It is unreliable where the quartiles lie more than {RELIABLE_WITHIN:.0%} of it apart: other work disturbed the rounds."
+        return meaning if all(timing.is_reliable for timing in self.timings) else meaning + doubt
 
     @property
     def fastest(self) -> Timing | None:
@@ -214,6 +227,11 @@ class SlimConfig(Record):
     def form_accuracy(self) -> dict[str, float]:
         """The top-1 share of each exported file on the test images, by its name."""
         return {form.file: form.accuracy for form in self.forms if form.file and form.accuracy is not None}
+
+    @property
+    def marked_forms(self) -> tuple[str, ...]:
+        """Of each exported file that loses more than it may, its name and what it loses."""
+        return tuple(f"{form.file} {form.describe_loss()}" for form in self.forms if form.loses_too_much)
 
     @property
     def score(self) -> Score:

@@ -23,8 +23,13 @@ def read_block(block: nn.Module, name: str, tokens: int) -> BlockShape:
         return first.replace(whole=True, branches=part.num_parallel)
     if type(block) not in (Block, ResPostBlock, PositionalBlock):
         raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not one of timm's blocks that can be slimmed")
-    # Norms behind the sub-layers instead of in front: the same cost, but a block whose parts no method knows.
-    return read_sublayers(part.norm1, part.attn, part.norm2, part.mlp, name, tokens).replace(whole=type(block) is ResPostBlock)
+    shape = read_sublayers(part.norm1, part.attn, part.norm2, part.mlp, name, tokens)
+    return shape.replace(norms_behind=has_norms_behind(block))
+
+
+def has_norms_behind(block: nn.Module) -> bool:
+    """Whether a block applies its norms to what its sub-layers compute instead of what they read."""
+    return type(block) is ResPostBlock or bool(getattr(block, "norms_behind", False))
 
 
 def _scaling_block(block: Any, name: str, tokens: int) -> BlockShape:

@@ -170,12 +170,12 @@ _FILLS = frozenset(
 def _build_fixed(spec: ModelSpec, classes: int | None) -> tuple[nn.Module, ModelSpec, tuple[str, ...]]:
     """The model at one fixed cost, the specification that makes it so, and the arguments that were switched off for it."""
     module = _build(spec, classes)
-    fixed = family_of(module).fixed_arguments(module)
+    fixed = family_of(module).fixed_arguments(module, spec.image_size or spec.args.get("img_size"))
     if fixed:
         spec = spec.replace(args={**spec.args, **fixed})
         module = _build(spec, classes)
     _check_image_size(spec, module)
-    return module, spec, tuple(fixed)
+    return module, spec, tuple(name for name, value in fixed.items() if isinstance(value, bool))
 
 
 def _labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
@@ -234,8 +234,7 @@ def _build(spec: ModelSpec, classes: int | None) -> nn.Module:
 
 
 def _check_image_size(spec: ModelSpec, module: nn.Module) -> None:
-    embed = getattr(module, "patch_embed", None)
-    size, patch = getattr(embed, "img_size", None), getattr(embed, "patch_size", None)
+    size, patch = family_of(module).image_and_patch(module)
     if size is None or patch is None:
         raise UnsupportedModelError(f"{spec.name} is a {type(module).__name__}: it has no patch embedding of a fixed image size")
     config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
@@ -292,7 +291,7 @@ def _weights_of(spec: ModelSpec, module: nn.Module) -> StoredWeights:
         )
     _check_hub_answers(spec.name)
     # At the checkpoint's own sizes: `is_resampled` compares them with those of the job.
-    arguments = {name: value for name, value in spec.args.items() if name not in ("img_size", "patch_size")}
+    arguments = {name: value for name, value in spec.args.items() if name not in family_of(module).size_arguments}
     try:
         hub = timm.create_model(spec.name, pretrained=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:

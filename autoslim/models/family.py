@@ -22,6 +22,8 @@ class Family(abc.ABC):
         modules: timm's modules, as in `timm.list_models(module=...)`, that have the family's names.
         classifiers: Beginnings of the names of the classifiers' parameters.
         filter_checkpoint: timm's function that brings a checkpoint under the model's names.
+        size_arguments: Arguments of `timm.create_model` that a checkpoint is loaded without, because they are sizes of the job.
+        resampled: Ends of the names of parameters that are interpolated to other sizes, where that has to be trained.
         ratio_counts_rows: Whether timm's `mlp_ratio` counts the rows of an MLP's first layer, of which a unit of a packed SwiGLU has two:
             for its gate and for its value.
     """
@@ -31,15 +33,23 @@ class Family(abc.ABC):
     modules: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]] = ("head.",)
     filter_checkpoint: ClassVar[Callable[..., dict[str, Tensor]]] = checkpoint_filter_fn
+    size_arguments: ClassVar[tuple[str, ...]] = ("img_size", "patch_size")
+    resampled: ClassVar[tuple[str, ...]] = ("pos_embed", "patch_embed.proj.weight", "relative_position_bias_table")
     ratio_counts_rows: ClassVar[bool] = True
 
     @abc.abstractmethod
     def read_shape(self, model: nn.Module) -> ViTShape:
         """The model's shape. Raises UnsupportedModelError that names the first part that no method can slim."""
 
-    def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
-        """Arguments of `timm.create_model` that the model needs to have one fixed cost; empty where it has."""
+    def fixed_arguments(self, model: nn.Module, image_size: Any) -> dict[str, Any]:
+        """Arguments of `timm.create_model` that the model needs to have one fixed cost; empty where it has. `image_size` is the one that
+        it was created with, as timm takes it, or None."""
         return {}
+
+    def image_and_patch(self, model: nn.Module) -> tuple[Any, Any]:
+        """Height and width of an image, and of a patch; None for what is not fixed."""
+        embed = getattr(model, "patch_embed", None)
+        return getattr(embed, "img_size", None), getattr(embed, "patch_size", None)
 
     def open(self, model: nn.Module) -> nn.Module:
         """The same model with all its blocks in a row, `blocks`, that are called with the tokens alone; what `model` was is no more.

@@ -8,7 +8,8 @@ Two kinds, each under its own names, because their stems differ:
 
 The blocks are timm's own: x + f(x) / c equals x + g(x), where the last layer of g is that of f divided by c. Loading the original
 checkpoints divides these layers (`checkpoint_filter_fn`); weights that were divided before have a mark. The head of the patches is no part
-of the model, as SiT and Patch Slimming count FLOPs without it; its weights in a checkpoint are left out, with a warning.
+of the model, as SiT and Patch Slimming count FLOPs without it; its weights in a checkpoint are left out, with a warning. Where the patches
+of training images have labels, `training.token_labeling` trains one along.
 
 Shapes: B batch, P patches, D width.
 """

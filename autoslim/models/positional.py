@@ -114,17 +114,24 @@ class RelativeBias(Positions):
         self.register_buffer("index", index_TT, persistent=False)
 
     def bias(self, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int) -> Tensor:
-        every_T = torch.arange(len(self.index), device=self.index.device)
-        at_keys = _rows(every_T[:, None], of_keys, tokens).squeeze(-1)
-        at_queries = at_keys if of_queries is None else _rows(every_T[:, None], of_queries, tokens).squeeze(-1)
-        # Pairs as numbers in the flattened index: a lookup by one number is something that every runtime has.
-        pair_BQN = at_queries.view(-1, at_queries.shape[-1], 1) * len(every_T) + at_keys.view(-1, 1, at_keys.shape[-1])
-        rows = self.index.flatten().index_select(0, pair_BQN.flatten())
-        bias_BQNH = self.table.index_select(0, rows).view(*pair_BQN.shape, -1)
-        return bias_BQNH.permute(0, 3, 1, 2)
+        return biases_at(self.table, self.index, of_queries, of_keys, tokens)
 
     def of_heads(self, heads: Sequence[int]) -> RelativeBias:
         return type(self)(self.table.detach()[:, list(heads)].clone(), self.index)
+
+
+def biases_at(
+    table_RH: Tensor, index_TT: Tensor, of_queries: TokenIndices | None, of_keys: TokenIndices | None, tokens: int
+) -> Tensor:
+    """The biases of queries and keys at these places, as of `Positions.bias`; `index_TT` has the row of each pair of the image's tokens."""
+    every_T = torch.arange(len(index_TT), device=index_TT.device)
+    at_keys = _rows(every_T[:, None], of_keys, tokens).squeeze(-1)
+    at_queries = at_keys if of_queries is None else _rows(every_T[:, None], of_queries, tokens).squeeze(-1)
+    # Pairs as numbers in the flattened index: a lookup by one number is something that every runtime has.
+    pair_BQN = at_queries.view(-1, at_queries.shape[-1], 1) * len(every_T) + at_keys.view(-1, 1, at_keys.shape[-1])
+    rows = index_TT.flatten().index_select(0, pair_BQN.flatten())
+    bias_BQNH = table_RH.index_select(0, rows).view(*pair_BQN.shape, -1)
+    return bias_BQNH.permute(0, 3, 1, 2)
 
 
 def rotated(x_BHNK: Tensor, sin: Tensor, cos: Tensor, *, half: bool) -> Tensor:
@@ -259,21 +266,31 @@ def _split(attention: Any, x_BND: Tensor, rows: TokenIndices | None) -> tuple[Te
 
 
 class PositionalBlock(nn.Module):
-    """The parts of timm's `Block` under its names; tokens with places come out with places, a tensor as a tensor."""
+    """The parts of timm's `Block` under its names; tokens with places come out with places, a tensor as a tensor.
 
-    def __init__(self, parts: dict[str, nn.Module]) -> None:
+    With `norms_behind`, norms are applied to what the sub-layers compute instead of what they read.
+    """
+
+    def __init__(self, parts: dict[str, nn.Module], *, norms_behind: bool = False) -> None:
         super().__init__()
+        self.norms_behind = norms_behind
         for name, part in parts.items():
             self.add_module(name, part)
 
     def forward(self, tokens: Tokens, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Tokens:
         """`unused` are the positions that timm's model hands to its blocks: none, because every attention has its own."""
-        part: Any = self
         x_BND, places = placed(tokens)
-        attended_BND = attention_of(part, part.norm1(x_BND), places, attn_mask)
-        x_BND = x_BND + part.drop_path1(part.ls1(attended_BND))
-        x_BND = x_BND + part.drop_path2(part.ls2(part.mlp(part.norm2(x_BND))))
-        return as_given(PlacedTokens(x_BND, places), tokens)
+        out_BND = self.add_branches(x_BND, lambda read_BND: attention_of(self, read_BND, places, attn_mask))
+        return as_given(PlacedTokens(out_BND, places), tokens)
+
+    def add_branches(self, x_BND: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+        """The tokens with what `attention` and then the MLP add to them."""
+        part: Any = self
+        if self.norms_behind:
+            x_BND = x_BND + part.drop_path1(part.ls1(part.norm1(attention(x_BND))))
+            return x_BND + part.drop_path2(part.ls2(part.norm2(part.mlp(x_BND))))  # type: ignore[no-any-return]
+        x_BND = x_BND + part.drop_path1(part.ls1(attention(part.norm1(x_BND))))
+        return x_BND + part.drop_path2(part.ls2(part.mlp(part.norm2(x_BND))))  # type: ignore[no-any-return]
 
 
 def attention_of(block: Any, normed_BND: Tensor, places: TokenIndices | None, mask: Tensor | None = None) -> Tensor:

@@ -10,16 +10,22 @@ from autoslim.models.beit import BeitFamily
 from autoslim.models.eva import EvaFamily
 from autoslim.models.family import Family
 from autoslim.models.lvvit import LVViTFamily
+from autoslim.models.naflex import NaFlexFamily
+from autoslim.models.relpos import RelPosFamily
 from autoslim.models.swin import SwinFamily
 from autoslim.models.vision_transformer import PlainViT
 
-FAMILIES: tuple[Family, ...] = (PlainViT(), LVViTFamily(), EvaFamily(), BeitFamily(), SwinFamily())
-
-_TRANSFORMERS = (
-    "vision_transformer_relpos",
-    "vision_transformer_sam",
-    "naflexvit",
+FAMILIES: tuple[Family, ...] = (
+    PlainViT(),
+    LVViTFamily(),
+    EvaFamily(),
+    BeitFamily(),
+    RelPosFamily(),
+    NaFlexFamily(),
+    SwinFamily(),
 )
+
+_TRANSFORMERS = ("vision_transformer_sam",)
 """timm's other modules of vision transformers, which users look for whether a family takes their models or not."""
 
 MODULES = tuple(dict.fromkeys((*(module for family in FAMILIES for module in family.modules), *_TRANSFORMERS)))

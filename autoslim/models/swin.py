@@ -83,7 +83,7 @@ class SwinFamily(Family):
     modules: ClassVar[tuple[str, ...]] = ("swin_transformer", "swin_transformer_v2")
     classifiers: ClassVar[tuple[str, ...]] = ("head.fc.",)
 
-    def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
+    def fixed_arguments(self, model: nn.Module, image_size: Any) -> dict[str, Any]:
         swin: Any = model
         return {"dynamic_img_size": False, "strict_img_size": True} if swin.dynamic_img_size else {}
 

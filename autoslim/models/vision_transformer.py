@@ -27,7 +27,7 @@ class PlainViT(Family):
     classifiers: ClassVar[tuple[str, ...]] = ("head.", "head_dist.")
     stems: ClassVar[tuple[type[nn.Module], ...]] = (PatchEmbed, HybridEmbed)
 
-    def fixed_arguments(self, model: nn.Module) -> dict[str, Any]:
+    def fixed_arguments(self, model: nn.Module, image_size: Any) -> dict[str, Any]:
         vit: Any = model
         return dict.fromkeys(_is_dynamic(vit), False)
 

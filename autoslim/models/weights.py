@@ -58,7 +58,7 @@ def _hint(state: Mapping[str, Tensor], missing: list[str]) -> str:
 def is_resampled(model: nn.Module, state: dict[str, Tensor]) -> bool:
     """Whether `state` has another grid, patch size or window, so that the loaded weights are interpolated."""
     own = model.state_dict()
-    resampled = ("pos_embed", "patch_embed.proj.weight", "relative_position_bias_table")
+    resampled = family_of(model).resampled
     return any(own[name].shape != state[name].shape for name in own if name.endswith(resampled) and name in state)
 
 

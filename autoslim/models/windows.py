@@ -120,10 +120,7 @@ class ContinuousBias(Positions):
 
 
 class WindowBlock(PositionalBlock):
-    """A block on all of the image's tokens (B, N, D); `merging` joins neighbours in front of it, on the grid `entering`.
-
-    With `norms_behind`, norms are applied to what the sub-layers compute instead of what they read.
-    """
+    """A block on all of the image's tokens (B, N, D); `merging` joins neighbours in front of it, on the grid `entering`."""
 
     def __init__(
         self,
@@ -134,8 +131,9 @@ class WindowBlock(PositionalBlock):
         entering: tuple[int, int],
         norms_behind: bool = False,
     ) -> None:
-        super().__init__({"windows": windows, **({} if merging is None else {"merging": merging}), **parts})
-        self.entering, self.norms_behind = entering, norms_behind
+        front = {"windows": windows, **({} if merging is None else {"merging": merging})}
+        super().__init__({**front, **parts}, norms_behind=norms_behind)
+        self.entering = entering
 
     def forward(  # type: ignore[override]
         self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None
@@ -145,11 +143,7 @@ class WindowBlock(PositionalBlock):
         part: Any = self
         if hasattr(self, "merging"):
             x_BND = part.merging(x_BND.reshape(-1, *self.entering, x_BND.shape[-1])).flatten(1, 2)
-        if self.norms_behind:
-            x_BND = x_BND + part.drop_path1(part.ls1(part.norm1(self._attend(x_BND))))
-            return x_BND + part.drop_path2(part.ls2(part.norm2(part.mlp(x_BND))))  # type: ignore[no-any-return]
-        x_BND = x_BND + part.drop_path1(part.ls1(self._attend(part.norm1(x_BND))))
-        return x_BND + part.drop_path2(part.ls2(part.mlp(part.norm2(x_BND))))  # type: ignore[no-any-return]
+        return self.add_branches(x_BND, self._attend)
 
     def _attend(self, x_BND: Tensor) -> Tensor:
         part: Any = self

@@ -54,17 +54,20 @@ Data: {source}. {report}
 
 def _score_table(config: SlimConfig) -> str:
     height, width = config.shape.image_size
-    score, title = config.score, config.score.title
+    score, title, images = config.score, config.score.title, config.images
+    interval = "; 95 % intervals" if score.is_share else ""
     rows = "\n".join(
-        f"| {name} | {score.text(on('test') or 0.0, 2)} | {score.text(on('validation') or 0.0, 2)} | {format_flops(count)} |"
+        f"| {name} | {score.with_interval(on('test') or 0.0, images['test'])} | "
+        f"{score.with_interval(on('validation') or 0.0, images['validation'])} | {format_flops(count)} |"
         for name, on, count in (
             ("dense", config.dense_score_on, config.flops.dense),
             ("slimmed", config.score_on, config.flops.held),
         )
     )
-    return f"""Multiply-accumulates per image of {height}x{width} pixels, as papers and fvcore count.
+    unit = ", %" if score.is_share else ""
+    return f"""Multiply-accumulates per image of {height}x{width} pixels, as papers and fvcore count{interval}.
 
-| model | {title}, test ({config.images["test"]} images) | {title}, validation ({config.images["validation"]} images) | FLOPs |
+| model | {title}, test{unit} ({images["test"]} images) | {title}, validation{unit} ({images["validation"]} images) | FLOPs |
 |---|---|---|---|
 {rows}{_features(config)}"""
 

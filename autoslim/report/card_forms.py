@@ -86,7 +86,7 @@ def _speed(speed: SpeedReport | None) -> str:
         return ""
     rows = "\n".join(
         f"| {timing.mode} | {timing.batch} | {timing.dense_ms:.3g} | {timing.slimmed_ms:.3g} | "
-        f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.speedup:.2f} ({timing.low:.2f}-{timing.high:.2f}) |"
+        f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.describe_speedup()} |"
         for timing in speed.timings
     )
     left_out = "".join(f"Not measured: {name}, because {reason}.\n" for name, reason in speed.left_out.items())
@@ -97,6 +97,6 @@ def _speed(speed: SpeedReport | None) -> str:
 {rows}
 
 {left_out}Medians of the files and of the dense model in float32 in ONNX Runtime, run in turns on the CPU: {speed.hardware},
-{speed.threads} threads.
+{speed.threads} threads. {speed.explain_speedups()}
 
 """

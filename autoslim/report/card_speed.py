@@ -12,7 +12,7 @@ def speed_section(config: SlimConfig) -> str:
         return ""
     rows = "\n".join(
         f"| {timing.mode}, {timing.device} | {timing.batch} | {timing.dense_ms:.3g} | {timing.slimmed_ms:.3g} | "
-        f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.speedup:.2f} ({timing.low:.2f}-{timing.high:.2f}) |"
+        f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.describe_speedup()} |"
         for timing in speed.timings
     )
     slow = [
@@ -28,7 +28,8 @@ def speed_section(config: SlimConfig) -> str:
 |---|---|---|---|---|---|
 {rows}
 
-{plainly}{left_out}Medians of both models run in turns, on {speed.hardware}, {speed.threads} threads. By FLOPs alone it would be
+{plainly}{left_out}Milliseconds are medians of both models run in turns, on {speed.hardware}, {speed.threads} threads.
+{speed.explain_speedups()} By FLOPs alone it would be
 {config.flops.dense / config.flops.fvcore:.2f} times as fast. On the CPU everything is in float32.{_on_gpu(speed)}{_capped(config)}
 
 """

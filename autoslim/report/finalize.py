@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Collection
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -104,14 +105,35 @@ class RequestedBudget:
     latency: LatencyReport | None = None
 
 
+class HandoverSettings(Protocol):
+    """What a search's job and that of `slim` say of it."""
+
+    @property
+    def speed(self) -> tuple[str, ...]: ...
+
+    @property
+    def forms(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_form_drop(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Handover:
-    """What a model is handed over with: the ways in which it is timed (`speed`), and the `forms` beside its weights. The `seed` draws the
-    images that eight-bit forms are made with."""
+    """What a model is handed over with: the ways in which it is timed (`speed`), and the `forms` beside its weights, each marked where it
+    loses more than `max_drop` points. The `seed` draws the images that eight-bit forms are made with."""
 
     speed: tuple[str, ...]
     forms: tuple[str, ...] = DEFAULT_FORMS
+    max_drop: float = MAX_FORM_DROP
     seed: int = 0
+
+    @classmethod
+    def of(cls, job: HandoverSettings) -> Handover:
+        return cls(speed=job.speed, forms=job.forms, max_drop=job.max_form_drop, seed=job.seed)
 
 
 def complete_folder(
@@ -139,7 +161,8 @@ def complete_folder(
     write_config(folder, config)
     images_B3HW = compared_images(config, dataset)
     wanted = None if handover.forms == DEFAULT_FORMS else forms_named(handover.forms, config, dataset, seed=handover.seed)
-    forms = _export_forms(folder, images_B3HW, form_test(config, dataset, holdout.slimmed), wanted)
+    test = form_test(config, dataset, holdout.slimmed, allowed_drop=handover.max_drop)
+    forms = _export_forms(folder, images_B3HW, test, wanted)
     files = tuple(form.name for form in forms if form.file)
     config = config.replace(
         forms=forms,
@@ -150,6 +173,27 @@ def complete_folder(
     )
     write_config(folder, config)
     _write_answers(folder, holdout, dataset)
+    _describe(folder, config, dataset, provenance)
+    return config.form_accuracy
+
+
+def relabel_folder(folder: Path, *, requested: RequestedBudget, dataset: PreparedDataset, provenance: Provenance) -> None:
+    """`folder` is a copy of a completed one, whose model is another budget's, too: what says the budget is written anew, and neither the
+    forms nor what was measured of them."""
+    config = load_config(folder)
+    digests = {} if config.made_from is None else config.made_from.digests
+    config = config.replace(
+        flops=config.flops.replace(budget=requested.budget, budget_label=requested.label),
+        limits=requested.limits,
+        latency=requested.latency,
+        made_from=None if provenance.made_from is None else provenance.made_from.replace(digests=digests),
+    )
+    write_config(folder, config)
+    _describe(folder, config, dataset, provenance)
+
+
+def _describe(folder: Path, config: SlimConfig, dataset: PreparedDataset, provenance: Provenance) -> None:
+    """Pictures, the card, and the checksums of all files."""
     has_pictures = _draw_pictures(folder, dataset)
     card = render_card(
         config,
@@ -162,7 +206,6 @@ def complete_folder(
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_checksums(folder)
-    return config.form_accuracy
 
 
 def _with_digests(made_from: MadeFrom | None, dataset: PreparedDataset, dense: Path) -> MadeFrom | None:
@@ -178,9 +221,7 @@ def compared_images(config: SlimConfig, dataset: PreparedDataset) -> Tensor:
     return sample.tensor(mean=preprocessing.mean, std=preprocessing.std)
 
 
-def form_test(
-    config: SlimConfig, dataset: PreparedDataset, weights: HoldoutResult, *, allowed_drop: float = MAX_FORM_DROP
-) -> FormTest | None:
+def form_test(config: SlimConfig, dataset: PreparedDataset, weights: HoldoutResult, *, allowed_drop: float) -> FormTest | None:
     """What forms are judged by, with the weights' result on the same images; None without classes."""
     if not config.classes:
         return None

@@ -56,7 +56,9 @@ def _draw(speeds: Mapping[str, SpeedReport], columns: Sequence[Column], what: st
     ]
     plainly = f"<p><b>Not faster than the dense model at batch 1:</b> {escape(', '.join(slow))}.</p>" if slow else ""
     table = draw_text_table(f"Milliseconds a batch, {what} run in turns", columns, rows)
-    return f"{table}\n{plainly}<p>{how} on {escape(where)}.</p>"
+    # Of all models, so that what makes one of them unreliable is explained.
+    every = SpeedReport(hardware="", threads=0, timings=tuple(timing for speed in speeds.values() for timing in speed.timings))
+    return f"{table}\n{plainly}<p>{how} on {escape(where)}. {every.explain_speedups()}</p>"
 
 
 def _is_slow(timing: Timing) -> bool:
@@ -71,5 +73,5 @@ def _row(label: str, timing: Timing) -> list[str]:
         f"{timing.dense_ms:.3g}",
         f"{timing.slimmed_ms:.3g}",
         f"{1000 * timing.batch / timing.slimmed_ms:,.0f}",
-        f"{timing.speedup:.2f} ({timing.low:.2f}-{timing.high:.2f})",
+        timing.describe_speedup(),
     ]

@@ -61,6 +61,7 @@ class Catalog:
         matches the operator's patterns will do.
         """
         finders: dict[str, Callable[[str], str]] = {"data": self._data, "probe": self._data, "weights": self._weights}
+        finders["token_labels"] = self._token_labels
         finders["model"] = functools.partial(self._model, models=models)
         finders["teacher"] = functools.partial(self._teacher, models=models, starts=entries_of(spec.model))
         changes: dict[str, str | tuple[str, ...]] = {}
@@ -101,6 +102,10 @@ class Catalog:
             raise NotAllowedError(unknown(text, self.datasets()) + _OTHER_DATA)
         hint = f"allowed: {', '.join(self.datasets())}" + (", or a path under a data root" if self._data_roots else _OTHER_DATA)
         return _under(text, self._data_roots, hint)
+
+    def _token_labels(self, text: str) -> str:
+        """A folder under a data root; without a slash it is a column of the data."""
+        return _under(text, self._data_roots, "allowed: a column, or a path under a data root") if "/" in text else text
 
     def _model(self, text: str, models: Sequence[str] | None) -> str:
         if "/" in text or text.startswith("."):

@@ -96,6 +96,7 @@ def slim_job_of(
         bound=searched.bound,
         speed=searched.speed,
         forms=searched.forms,
+        max_form_drop=searched.max_form_drop,
     )
 
 

@@ -59,6 +59,11 @@ class Remaking:
         try:
             dataset = prepare_dataset(made_from.dataset, cache, seed=made_from.seed)
         except DatasetError as error:
+            if error.flags:
+                # Fewer images are other data, which are refused below.
+                raise DatasetError(
+                    f"{error}; a model is made again from all of its images: repair them, or give others of the same content with --data"
+                ) from error
             if self.gives_data:
                 raise
             raise DatasetError(f"{error}; the model was made from them: give them with --data") from error

@@ -15,7 +15,7 @@ import torch
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.constraints import CostLimits, request_flags
 from autoslim.core.files import write_atomically
-from autoslim.core.forms import DEFAULT_FORMS
+from autoslim.core.forms import DEFAULT_FORMS, MAX_FORM_DROP
 from autoslim.core.job import SPEED_MODES, DatasetSpec, ModelSpec
 from autoslim.core.made_from import MadeFrom
 from autoslim.core.plan import Plan
@@ -63,6 +63,7 @@ class SlimJob(Record):
     bound: str = "max"
     speed: tuple[str, ...] = SPEED_MODES
     forms: tuple[str, ...] = dataclasses.field(default=DEFAULT_FORMS, metadata=OPTIONAL)
+    max_form_drop: float = dataclasses.field(default=MAX_FORM_DROP, metadata=OPTIONAL)
 
     @property
     def method(self) -> str:

@@ -30,7 +30,7 @@ from autoslim.core.score import ACCURACY
 from autoslim.cost import LatencyTable
 from autoslim.data.progress import Watch
 from autoslim.errors import AutoslimError, BudgetError, OutputError
-from autoslim.export.artifact import LatencyReport
+from autoslim.export.artifact import LatencyReport, load_config
 from autoslim.report.finalize import Handover, Provenance, RequestedBudget, complete_folder, evaluate_both
 from autoslim.slimming.latency import measure_job, tightened, timed_here
 from autoslim.slimming.request import PreparedSlim, SlimJob, adapt, adapt_teacher, prepare_slim, solved, train
@@ -55,7 +55,8 @@ _OWN_FLAGS = {
 class Slimmed(Measurements):
     """The slimmed model and the dense one. `score` is what all fields called accuracy are; those on test images are measured on the
     folders, by a new process. `probe` is k-NN top-1 of the features on a labelled set, `forms` the top-1 share of each exported file on the
-    test images, by its own runtime."""
+    test images, by its own runtime. `images` is the size of the splits `validation` and `test`, empty in folders of earlier
+    versions; `marked_forms` are the files that lose more than they may, each with what it loses."""
 
     folder: str
     method: str
@@ -69,6 +70,8 @@ class Slimmed(Measurements):
     dense_test_accuracy: float
     probe: ProbeResult | None = dataclasses.field(default=None, metadata=OPTIONAL)
     forms: dict[str, float] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    images: dict[str, int] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    marked_forms: tuple[str, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
     files: tuple[str, ...]
     dense_folder: str | None
     limits: CostLimits = dataclasses.field(default_factory=CostLimits)
@@ -192,7 +195,7 @@ class Slimming:
             dataset=dataset,
             provenance=Provenance(source=self.job.dataset.source, made_from=prepared.made_from),
             dense=base,
-            handover=Handover(speed=self.job.speed, forms=self.job.forms, seed=self.job.seed),
+            handover=Handover.of(self.job),
         )
         # The configuration comes last: without it the folder is not a model yet.
         files = sorted((file.name for file in model.iterdir()), key=lambda name: (name == "config.json", name))
@@ -218,6 +221,8 @@ class Slimming:
             limits=self.job.limits,
             latency=latency,
             forms=forms,
+            images={split: getattr(prepared.dataset.report, split).images for split in ("validation", "test")},
+            marked_forms=load_config(self.folder).marked_forms,
             files=tuple(sorted(files)),
             dense_folder=None if dense is None else str(dense),
         )

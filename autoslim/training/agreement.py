@@ -14,7 +14,7 @@ from torch.nn import functional
 from autoslim.core.record import Record
 from autoslim.data import Loader
 from autoslim.methods.layers.backbone import features
-from autoslim.training.device import autocast
+from autoslim.training.device import Precision, autocast
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Agreement(Record):
 
 
 @torch.no_grad()
-def agreement(slimmed: nn.Module, dense: nn.Module, loader: Loader, *, device: torch.device, bfloat16: bool) -> Agreement:
+def agreement(slimmed: nn.Module, dense: nn.Module, loader: Loader, *, device: torch.device, precision: Precision) -> Agreement:
     """Both models on the loader's images.
 
     Raises:
@@ -41,9 +41,9 @@ def agreement(slimmed: nn.Module, dense: nn.Module, loader: Loader, *, device: t
     slimmed.eval()
     dense.eval()
     totals, images = torch.zeros(2, dtype=torch.float64), 0
-    with autocast(slimmed, device=device, bfloat16=bfloat16):
-        for images_B3HW, _ in loader.epoch(0):
-            cosines_B2 = cosines(slimmed, dense, images_B3HW.to(device, non_blocking=True))
+    with autocast(slimmed, device=device, precision=precision):
+        for images_B3HW, _ in loader.epoch(0, device):
+            cosines_B2 = cosines(slimmed, dense, images_B3HW)
             totals += cosines_B2.double().sum(dim=0).cpu()
             images += len(cosines_B2)
     pooled, patches = (totals / max(images, 1)).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 import time
 from collections.abc import Generator, Iterator
@@ -23,17 +24,21 @@ from autoslim.cost import count_flops
 from autoslim.data import Loader, PreparedDataset, Splits
 from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
+from autoslim.training.best_state import COMPANION
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
-from autoslim.training.device import pick_device, uses_bfloat16
+from autoslim.training.device import Precision, choose_precision, pick_device
 from autoslim.training.evaluate import accuracy
 from autoslim.training.head_check import HeadCheck, check_head
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.losses import task_loss
 from autoslim.training.shared_results import write_cost
 from autoslim.training.single_flight import publish_shared, single_flight
+from autoslim.training.token_labeling import attach_patch_head, drop_patch_head, token_labeling_loss
 
 _FACTS = "facts.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +64,9 @@ def prepare_base(
 ) -> Generator[EpochReport, None, BaseFacts]:
     """Writes the adapted model into `folder` in timm's hub format, or reads it if it is there; yields a report after every epoch.
 
-    A model that is trained for these classes and this image size is not trained further, and none is where the data has no labels. Of
-    several processes that need the same folder one trains, and the others wait.
+    A model that is trained for these classes and this image size is not trained further, and none is where the data has no labels. Where
+    the training images' patches have labels, a second head is trained with them (`token_labeling`), which the model in the folder has no
+    more. Of several processes that need the same folder one trains, and the others wait.
     """
     return (yield from single_flight(folder, lambda: _read(folder), lambda: _prepare(folder, request, dataset, device)))
 
@@ -75,25 +81,32 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
     splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
-    bfloat16 = uses_bfloat16(request.training.precision, device)
+    precision = choose_precision(request.training.precision, device)
     validation = make_loader(dense, splits.validation, request.training, seed=request.seed, train=False)
 
     module, epochs = dense.module, 0.0
-    check = _head_check(dense, request, splits, validation, device=device, bfloat16=bfloat16)
-    if dense.adapts_to(dataset.classes, request.adapt) and not (check is not None and check.fits):
-        train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True)
-        trainer = _trainer(dense, train, request, device=device, bfloat16=bfloat16)
+    check = _head_check(dense, request, splits, validation, device=device, precision=precision)
+    adapts, patches = dense.adapts_to(dataset.classes, request.adapt), splits.train.token_labels is not None
+    adapts = adapts and not (check is not None and check.fits)
+    if patches and not adapts:
+        _log.warning("the token labels are not used: %s is taken as it is; --adapt trains it with them", request.model.name)
+    if adapts:
+        if patches:
+            attach_patch_head(dense, seed=request.seed)
+        train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True, with_patches=patches)
+        trainer = _trainer(dense, train, request, device=device, precision=precision)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
         saved = load_checkpoint(checkpoint)
         if saved is not None:
             began -= float(saved[1]["seconds"])
         for report in _adapt(trainer, checkpoint, saved, began):
             model = module if trainer.average is None else trainer.average.module
-            share = accuracy(model, validation, device=device, bfloat16=bfloat16)
+            share = accuracy(model, validation, device=device, precision=precision)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
         module, epochs = module if trainer.average is None else trainer.average.module, trainer.step / len(train)
+        drop_patch_head(module)
     # Without classes the score is the agreement with this very model.
-    share = accuracy(module, validation, device=device, bfloat16=bfloat16) if dataset.classes else DENSE_AGREEMENT
+    share = accuracy(module, validation, device=device, precision=precision) if dataset.classes else DENSE_AGREEMENT
     facts = BaseFacts(
         dense_flops=count_flops(module, dense.shape.image_size),
         dense_accuracy=share,
@@ -112,14 +125,14 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
 
 
 def _head_check(
-    dense: DenseModel, request: BaseRequest, splits: Splits, validation: Loader, *, device: torch.device, bfloat16: bool
+    dense: DenseModel, request: BaseRequest, splits: Splits, validation: Loader, *, device: torch.device, precision: Precision
 ) -> HeadCheck | None:
     """The check of a classifier of unknown classes; None where it is known, or where the user has decided."""
     if not (dense.is_unproven and dense.shape.classes) or request.adapt is not None:
         return None
     plain = request.training.replace(augmentation="none", flip=False)
     train = make_loader(dense, splits.train, plain, seed=request.seed, train=True)
-    return check_head(dense.module, train, validation, chance=_chance(splits), device=device, bfloat16=bfloat16)
+    return check_head(dense.module, train, validation, chance=_chance(splits), device=device, precision=precision)
 
 
 def _chance(splits: Splits) -> float:
@@ -127,19 +140,25 @@ def _chance(splits: Splits) -> float:
     return float(np.bincount(splits.validation.labels).max() / len(splits.validation))
 
 
-def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, bfloat16: bool) -> Trainer:  # type: ignore[no-untyped-def]
+def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, precision: Precision) -> Trainer:  # type: ignore[no-untyped-def]
     module, training = dense.module, request.training
     module.requires_grad_(True)
     steps = max(1, round(training.epochs * len(loader)))
+
+    def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if hasattr(module, COMPANION):
+            return token_labeling_loss(module, images_B3HW, targets, training)
+        return {"loss": task_loss(module, None, images_B3HW, targets, training)}
+
     return Trainer(
         module,
-        lambda images, labels: {"loss": task_loss(module, None, images, labels, training)},
+        objective,
         loader,
         training,
         PhaseSchedule(phase=Phase.ADAPT, seed_name="adapt", steps=steps),
         seed=request.seed,
         device=device,
-        bfloat16=bfloat16,
+        precision=precision,
     )
 
 
@@ -148,6 +167,11 @@ def _adapt(
 ) -> Iterator[EpochReport]:
     if saved is not None:
         trainer.restore(saved[0], step=saved[1]["step"])
+
+    def save() -> None:
+        save_checkpoint(checkpoint, trainer.state(), {"step": trainer.step, "seconds": time.monotonic() - began})
+
+    trainer.save = save
     for segment in trainer.segments():
-        save_checkpoint(checkpoint, segment.state(), {"step": segment.steps, "seconds": time.monotonic() - began})
+        save()
         yield EpochReport(epoch=segment.steps / len(trainer.loader), phase=Phase.ADAPT, metrics=segment.metrics)

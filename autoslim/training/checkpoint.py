@@ -16,6 +16,8 @@ from autoslim.models.tensor_file import write_tensors
 _METADATA = "facts.json"
 _FORMER_NAMES = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
 """Names of metadata before version 0.2, so that a checkpoint written then can be resumed."""
+_SCALING = ("scale", "_growth_tracker")
+"""What changes of a scaler's state: the factor, and the steps since it has changed."""
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -38,13 +40,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     return None
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors under `optimizer.<parameter number>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+def flatten_optimizer(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """The optimizer's tensors under `optimizer.<parameter number>.<name>`; where the loss is scaled, the scaler's under `scaler.<name>`."""
+    state, scaling = optimizer.state_dict()["state"], scaler.state_dict()
+    tensors = {f"optimizer.{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+    return tensors | {f"scaler.{name}": torch.tensor(scaling[name]) for name in _SCALING if scaling}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -52,3 +55,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             state.setdefault(int(number), {})[name] = value
     # Learning rates and decays are not stored: they follow from the settings and the step.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # `auto` may have been another precision on the device of the run before, where no loss was scaled.
+    scaling = {name: tensors[f"scaler.{name}"].item() for name in _SCALING if f"scaler.{name}" in tensors}
+    if scaling:
+        scaler.load_state_dict(scaler.state_dict() | scaling)

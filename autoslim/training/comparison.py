@@ -13,9 +13,10 @@ from torch import Tensor
 
 from autoslim.core.accuracy_drop import AccuracyDrop
 from autoslim.core.interval import Interval, paired_difference, wilson
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.data import PreparedDataset
 from autoslim.errors import RequestError
+from autoslim.export.artifact import RELIABLE_WITHIN
 from autoslim.training.evaluate import answers
 from autoslim.training.holdout import OpenedFolder, images_for, loader_for, open_folder
 
@@ -56,11 +57,41 @@ class ComparedAnswers(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparedSpeed(Record):
+    """Medians of both models in milliseconds an image, on `hardware`; `times` is how many times as fast the first is as the second: the
+    median over the rounds of the ratio of both times in one round, with the quartiles `low` and `high`."""
+
+    hardware: str
+    device: str
+    threads: int
+    first_ms: float
+    second_ms: float
+    times: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def is_reliable(self) -> bool:
+        """As of a `Timing`."""
+        return self.high - self.low <= RELIABLE_WITHIN * self.times
+
+    def describe(self) -> str:
+        where = f"the CPU, {self.threads} thread{'' if self.threads == 1 else 's'}" if self.device == "cpu" else "the GPU"
+        doubt = "" if self.is_reliable else "; unreliable: other work disturbed the rounds"
+        return (
+            f"A is {self.times:.2f} times as fast as B (the median of {self.rounds} pairs, quartiles {self.low:.2f} to {self.high:.2f}"
+            f"{doubt}): one image, eager PyTorch on {where}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison(ComparedAnswers):
-    """With what is known of the two models."""
+    """With what is known of the two models; `speed` where it was measured."""
 
     first: ComparedModel
     second: ComparedModel
+    speed: ComparedSpeed | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 def compare_folders(first: Path, second: Path, dataset: PreparedDataset, split: str, *, batch_size: int = 64) -> Comparison:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +20,8 @@ from autoslim.methods.base import logits_of
 from autoslim.models import DenseModel, OtherTeacher, check_teacher, create_dense
 from autoslim.models.weights import file_digest
 from autoslim.training.batch import LazyDistillationBatch
-from autoslim.training.device import pick_device
+from autoslim.training.batch_parts import HalfTeacher
+from autoslim.training.device import Precision, pick_device
 from autoslim.training.rank_group import RankGroup
 
 _CALIBRATION_IMAGES = 256
@@ -40,6 +41,7 @@ class TrialContext:
         latency: Predicts a plan's latency; needed where the recipe limits it.
         other_teacher: Another model, whose logits on the student's images are the soft labels; None: the dense model's are.
         group: The ranks that train together, of which this process is one; None trains on one device.
+        preempted: Whether this process has to end soon; a trial then writes its checkpoint after the next step (`PreemptedError`).
     """
 
     dense: DenseModel
@@ -53,6 +55,7 @@ class TrialContext:
     latency: LatencyTable | None = None
     other_teacher: nn.Module | None = None
     group: RankGroup | None = None
+    preempted: Callable[[], bool] = lambda: False
 
     @classmethod
     def open(
@@ -66,6 +69,7 @@ class TrialContext:
         latency: LatencyTable | None = None,
         teacher: Path | None = None,
         group: RankGroup | None = None,
+        preempted: Callable[[], bool] = lambda: False,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path, `teacher` the folder of another dense model that gives
         the soft labels.
@@ -93,6 +97,7 @@ class TrialContext:
             latency=latency,
             other_teacher=None if teacher is None else _open_teacher(teacher, dense, device),
             group=group,
+            preempted=preempted,
         )
 
     @property
@@ -111,8 +116,24 @@ class TrialContext:
         with torch.no_grad():
             return logits_of(teacher(images_B3HW)).float()
 
+    def half_teacher(self, precision: Precision) -> HalfTeacher | None:
+        """Gives the `teacher_logits` in bfloat16 on a GPU; None where the teacher itself does, under autocast.
+
+        In float16 it does: the sums of a large teacher's blocks may overflow, and autocast keeps them in float32.
+        """
+        if self.device.type != "cuda" or precision is not Precision.BFLOAT16:
+            return None
+        return HalfTeacher(self.frozen_models[-1]).eval()
+
     def batch(
-        self, student: nn.Module, images_B3HW: Tensor, labels: Tensor, training: TrainingSettings, *, progress: float = 0.0
+        self,
+        student: nn.Module,
+        images_B3HW: Tensor,
+        labels: Tensor,
+        training: TrainingSettings,
+        *,
+        progress: float = 0.0,
+        teacher_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> LazyDistillationBatch:
         """What a loss reads of a batch; the soft labels are `teacher_logits`, and `progress` is that of the phase."""
         return LazyDistillationBatch(
@@ -122,7 +143,7 @@ class TrialContext:
             labels,
             training,
             progress=progress,
-            teacher_logits=self.teacher_logits,
+            teacher_logits=teacher_logits or self.teacher_logits,
             gives_logits=self.other_teacher is None,
             group=self.group,
         )
@@ -143,10 +164,10 @@ class TrialContext:
         """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
         plain = training.replace(augmentation="none", flip=False)
         left = count
-        batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0)
+        batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0, self.device)
         with contextlib.closing(batches):  # type: ignore[type-var]
             for images_B3HW, _ in batches:
-                yield images_B3HW[:left].to(self.device)
+                yield images_B3HW[:left]
                 left -= len(images_B3HW)
                 if left <= 0:
                     return
@@ -167,8 +188,9 @@ def make_loader(
     seed: int,
     train: bool,
     share: BatchShare | None = None,
+    with_patches: bool = False,
 ) -> Loader:
-    """Batches with the image size and the normalisation of `dense`."""
+    """Batches with the image size and the normalisation of `dense`, and with the labels of its patches if asked."""
     preprocessing, size = dense.preprocessing, dense.shape.image_size
     return Loader(
         split,
@@ -179,4 +201,5 @@ def make_loader(
         seed=seed,
         train=train,
         share=share,
+        token_grid=dense.shape.grid if with_patches else None,
     )

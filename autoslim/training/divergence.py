@@ -1,7 +1,8 @@
-"""`DivergenceWatch`: which part of the loss was the first that is not a finite number, and at which step."""
+"""`LateCheck`: whether a loss is finite; `DivergenceWatch`: which part of it was the first that is not, and at which step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -30,3 +31,23 @@ class DivergenceWatch:
         names = [name for name, step in steps.items() if step == earliest]
         parts = [name for name in names if name != "loss"] or names
         return f"first not finite: {', '.join(parts)}, at step {int(earliest)}"
+
+
+class LateCheck:
+    """Whether a value is finite, answered where a GPU is used when the next one is asked about: it has been computed by then, and reading
+    it waits for nothing."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def is_finite(self, value: Tensor) -> bool:
+        """Whether `value` is, on a CPU; on a GPU whether the one before was, True for the first."""
+        if value.device.type != "cuda":
+            return bool(torch.isfinite(value))
+        asked, event = self._asked, torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._asked = value.to("cpu", non_blocking=True), event
+        event.record()
+        if asked is None:
+            return True
+        asked[1].synchronize()
+        return math.isfinite(asked[0])

@@ -13,7 +13,7 @@ from autoslim.errors import RequestError
 from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.models import DenseModel, create_dense
 from autoslim.training.agreement import Agreement, agreement
-from autoslim.training.device import pick_device
+from autoslim.training.device import Precision, pick_device
 from autoslim.training.knn import NEIGHBOURS, knn_top1
 
 
@@ -63,12 +63,19 @@ def evaluate_features(
 
     size, crop = config.shape.image_size, config.preprocessing.crop_pct
     images = getattr(dataset.splits(size, crop), split)
-    found = agreement(slimmed, module, loader(images), device=device, bfloat16=False)
+    found = agreement(slimmed, module, loader(images), device=device, precision=Precision.FLOAT32)
     if probe is None:
         return FeatureResult(agreement=found)
     splits = probe.splits(size, crop)
     dense_share, slimmed_share = (
-        knn_top1(model, loader(splits.train), loader(splits.test), classes=len(probe.classes), device=device, bfloat16=False)
+        knn_top1(
+            model,
+            loader(splits.train),
+            loader(splits.test),
+            classes=len(probe.classes),
+            device=device,
+            precision=Precision.FLOAT32,
+        )
         for model in (module, slimmed)
     )
     return FeatureResult(agreement=found, probe=ProbeResult(dense=dense_share, slimmed=slimmed_share, images=len(splits.test)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autoslim.data import Loader
 from autoslim.methods.base import logits_of
-from autoslim.training.device import autocast
+from autoslim.training.device import Precision, autocast
 
 _PROBE_IMAGES = 2000
 """Training images that the linear probe is fitted to: some times as many as features, and seconds on a CPU."""
@@ -55,11 +55,11 @@ class HeadCheck:
 
 @torch.no_grad()
 def check_head(
-    model: nn.Module, train: Loader, validation: Loader, *, chance: float, device: torch.device, bfloat16: bool
+    model: nn.Module, train: Loader, validation: Loader, *, chance: float, device: torch.device, precision: Precision
 ) -> HeadCheck:
     """`train` are training images without augmentation."""
     model.eval()
-    with autocast(model, device=device, bfloat16=bfloat16):
+    with autocast(model, device=device, precision=precision):
         known_nF, labels_n, _ = _features(model, train, device, most=_PROBE_IMAGES)
         told_mF, truth_m, logits_mC = _features(model, validation, device)
     probe = _fitted(known_nF, labels_n, classes=logits_mC.shape[1])
@@ -71,8 +71,8 @@ def check_head(
 def _features(model: Any, loader: Loader, device: torch.device, *, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Features (n, F), labels (n,) and logits (n, C) of up to `most` images."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images_B3HW, labels_B in loader.epoch(0):
-        tokens = model.forward_features(images_B3HW.to(device))
+    for images_B3HW, labels_B in loader.epoch(0, device):
+        tokens = model.forward_features(images_B3HW)
         features_BF = logits_of(model.forward_head(tokens, pre_logits=True))
         logits_BC = logits_of(model.forward_head(tokens))
         parts.append((features_BF.double().cpu(), labels_B.cpu(), logits_BC.float().cpu()))

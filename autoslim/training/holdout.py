@@ -20,6 +20,7 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.score import DENSE_AGREEMENT
+from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
 from autoslim.data import ImageSplit, Loader, open_dataset
 from autoslim.errors import JobError
@@ -56,9 +57,13 @@ class OpenedFolder:
 
     module: nn.Module
     preprocessing: Preprocessing
-    image_size: tuple[int, int]
+    shape: ViTShape
     classes: tuple[str, ...] | None
     flops: int | None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.shape.image_size
 
 
 def open_folder(folder: Path) -> OpenedFolder:
@@ -69,7 +74,7 @@ def open_folder(folder: Path) -> OpenedFolder:
         return OpenedFolder(
             module=load(folder),
             preprocessing=config.preprocessing,
-            image_size=config.shape.image_size,
+            shape=config.shape,
             classes=config.classes,
             flops=config.flops.held,
         )
@@ -77,7 +82,7 @@ def open_folder(folder: Path) -> OpenedFolder:
     return OpenedFolder(
         module=dense.module,
         preprocessing=dense.preprocessing,
-        image_size=dense.shape.image_size,
+        shape=dense.shape,
         classes=dense.labels if dense.shape.classes else (),
         flops=predict(dense.shape, Plan.dense(dense.shape)).total,
     )

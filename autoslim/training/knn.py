@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from autoslim.data import Loader
 from autoslim.methods.layers.backbone import features
-from autoslim.training.device import autocast
+from autoslim.training.device import Precision, autocast
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -21,25 +21,25 @@ _QUERIES = 512
 """Queries compared at once: their similarities to a million images take 2 GB."""
 
 
-def knn_top1(model: nn.Module, train: Loader, test: Loader, *, classes: int, device: torch.device, bfloat16: bool) -> float:
+def knn_top1(model: nn.Module, train: Loader, test: Loader, *, classes: int, device: torch.device, precision: Precision) -> float:
     """The share of the images of `test` whose class is that of their neighbours in `train`."""
-    known_ND, label_N = pooled_features(model, train, device=device, bfloat16=bfloat16)
-    query_QD, wanted_Q = pooled_features(model, test, device=device, bfloat16=bfloat16)
+    known_ND, label_N = pooled_features(model, train, device=device, precision=precision)
+    query_QD, wanted_Q = pooled_features(model, test, device=device, precision=precision)
     found_Q = vote(known_ND, label_N, query_QD, classes=classes)
     return float((found_Q == wanted_Q).double().mean())
 
 
 @torch.no_grad()
-def pooled_features(model: nn.Module, loader: Loader, *, device: torch.device, bfloat16: bool) -> tuple[Tensor, Tensor]:
+def pooled_features(model: nn.Module, loader: Loader, *, device: torch.device, precision: Precision) -> tuple[Tensor, Tensor]:
     """Features (N, D) of length 1, and labels (N,), of the loader's images."""
     model.eval()
     found, labels = [], []
-    with autocast(model, device=device, bfloat16=bfloat16):
-        for images_B3HW, labels_B in loader.epoch(0):
-            pooled_BD = features(model, images_B3HW.to(device, non_blocking=True)).pooled.float()
+    with autocast(model, device=device, precision=precision):
+        for images_B3HW, labels_B in loader.epoch(0, device):
+            pooled_BD = features(model, images_B3HW).pooled.float()
             found.append(functional.normalize(pooled_BD, dim=-1))
             labels.append(labels_B)
-    return torch.cat(found), torch.cat(labels).to(device)
+    return torch.cat(found), torch.cat(labels)
 
 
 def vote(known_ND: Tensor, label_N: Tensor, query_QD: Tensor, *, classes: int, neighbours: int = NEIGHBOURS) -> Tensor:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Generator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.score import Score
 from autoslim.export.artifact import SlimConfig, load_config, load_trained
 from autoslim.methods import METHODS
-from autoslim.methods.trainer import Tensors
 from autoslim.training.best_state import BestState
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
-from autoslim.training.device import uses_bfloat16
 from autoslim.training.finished_model import save_finished_model
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.measure import Measurer
 from autoslim.training.model_checks import constraints_of
+from autoslim.training.phase import TrainingPhase, make_trainer
 
 _FIRST_EPOCH = 200_000
 """In the loader's numbering, behind all phases of a trial: their augmentations are not seen again."""
@@ -113,20 +113,6 @@ def _trainer(model: nn.Module, context: TrialContext, config: SlimConfig, *, epo
     )
     # The companion of a trial's fine-tuning is no part of the finished model: without it the task's own loss is left.
     accompanied = method.companion(config.shape, config.plan, last.knobs) is not None
-
-    def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
-        batch = context.batch(model, images_B3HW, labels, training, progress=trainer.step / schedule.steps)
-        return {"loss": batch.task_loss} if accompanied else method.finetune_loss(last.knobs, batch)
-
-    trainer = Trainer(
-        model,
-        objective,
-        loader,
-        training,
-        schedule,
-        seed=recipe.seed,
-        device=context.device,
-        bfloat16=uses_bfloat16(training.precision, context.device),
-        frozen_models=context.frozen_models,
-    )
-    return trainer
+    loss = None if accompanied else functools.partial(method.finetune_loss, last.knobs)
+    phase = TrainingPhase(student=model, loss=loss, training=training, schedule=schedule, seed=recipe.seed)
+    return make_trainer(context, phase)

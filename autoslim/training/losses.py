@@ -32,5 +32,5 @@ def weigh(labels: Tensor, soft_labels: Tensor, training: TrainingSettings) -> Te
 
 
 def label_loss(logits_BC: Tensor, labels: Tensor, training: TrainingSettings) -> Tensor:
-    """Cross entropy. Labels (B,) are smoothed here; soft labels (B, C) come from mixup, which has smoothed them."""
+    """Cross entropy. Labels (B,) are smoothed here; soft labels (B, C) come from mixup or CutMix, where they have been smoothed."""
     return functional.cross_entropy(logits_BC, labels, label_smoothing=training.label_smoothing if labels.ndim == 1 else 0.0)

@@ -17,7 +17,7 @@ from autoslim.methods.base import StepContext
 from autoslim.methods.layers.token_counts import image_flops, recording
 from autoslim.training.agreement import agreement
 from autoslim.training.context import TrialContext
-from autoslim.training.device import uses_bfloat16
+from autoslim.training.device import choose_precision
 from autoslim.training.evaluate import accuracy
 
 _CALIBRATION_IMAGES = 1024
@@ -41,14 +41,14 @@ class Measurer:
     def __init__(self, recipe: Recipe, context: TrialContext) -> None:
         self._recipe, self._context, self._shape = recipe, context, context.dense.shape
         self._images = context.loader(context.splits.validation, recipe.training, seed=recipe.seed, train=False)
-        self._bfloat16 = uses_bfloat16(recipe.training.precision, context.device)
+        self._precision = choose_precision(recipe.training.precision, context.device)
 
     def accuracy(self, model: nn.Module) -> float:
         """The top-1 share; of a model without a classifier, how well its features agree with the dense model's (`Agreement.score`)."""
         if not self._context.classes:
             dense = self._context.teacher
-            return agreement(model, dense, self._images, device=self._context.device, bfloat16=self._bfloat16).score
-        return accuracy(model, self._images, device=self._context.device, bfloat16=self._bfloat16)
+            return agreement(model, dense, self._images, device=self._context.device, precision=self._precision).score
+        return accuracy(model, self._images, device=self._context.device, precision=self._precision)
 
     def accuracy_within_budget(self, model: nn.Module, plan: Plan, step: Step) -> float:
         """`accuracy` at thresholds that are set to the model's weights as they are now; its own thresholds stay.

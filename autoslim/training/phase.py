@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from autoslim.core.recipe import TrainingSettings
 from autoslim.methods.trainer import DistillationBatch, Tensors
+from autoslim.training.batch_parts import SoftLabels
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.context import TrialContext
-from autoslim.training.device import uses_bfloat16
+from autoslim.training.device import choose_precision
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.ranks import LeadingRank
 
@@ -38,10 +39,17 @@ class TrainingPhase:
 def make_trainer(context: TrialContext, phase: TrainingPhase) -> Trainer:
     group, training, schedule = context.group, phase.training, phase.schedule
     share = None if group is None else group.share
+    precision = choose_precision(training.precision, context.device)
+    half = context.half_teacher(precision)
+    soft_labels = SoftLabels(half or context.teacher_logits)
+
+    def teacher_logits(_: Tensor) -> Tensor:
+        assert trainer.part is not None, "outside of a step"
+        return soft_labels(trainer.part)
 
     def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
         progress = trainer.step / schedule.steps
-        batch = context.batch(phase.student, images_B3HW, labels, training, progress=progress)
+        batch = context.batch(phase.student, images_B3HW, labels, training, progress=progress, teacher_logits=teacher_logits)
         return {"loss": batch.task_loss} if phase.loss is None else phase.loss(batch)
 
     trainer = Trainer(
@@ -52,9 +60,10 @@ def make_trainer(context: TrialContext, phase: TrainingPhase) -> Trainer:
         schedule,
         seed=phase.seed,
         device=context.device,
-        bfloat16=uses_bfloat16(training.precision, context.device),
-        frozen_models=context.frozen_models,
+        precision=precision,
+        frozen_models=context.frozen_models if half is None else (*context.frozen_models, half),
         group=group,
+        preempted=context.preempted,
     )
     if isinstance(group, LeadingRank):
         trainer.segment_context = group.segments(functools.partial(pack, phase, trainer))
@@ -66,15 +75,15 @@ def pack(phase: TrainingPhase, trainer: Trainer) -> bytes:
     # The moving average of the weights is evaluated, which rank 0 alone does.
     sent = dataclasses.replace(phase, schedule=dataclasses.replace(phase.schedule, average=False))
     buffer = io.BytesIO()
-    torch.save((sent, flatten_optimizer(trainer.optimizer), trainer.step), buffer)
+    torch.save((sent, flatten_optimizer(trainer.optimizer, trainer.scaler), trainer.step, trainer.unfinished), buffer)
     return buffer.getvalue()
 
 
 def unpack(context: TrialContext, packed: bytes) -> Trainer:
     """The trainer of another rank, where rank 0's was when it was packed."""
     # Not of a file: from rank 0, over a pipe between the two processes alone.
-    phase, optimizer, step = torch.load(io.BytesIO(packed), map_location=context.device, weights_only=False)  # nosec B614
+    phase, optimizer, step, unfinished = torch.load(io.BytesIO(packed), map_location=context.device, weights_only=False)  # nosec B614
     trainer = make_trainer(context, phase)
-    restore_optimizer(trainer.optimizer, optimizer)
-    trainer.step = step
+    restore_optimizer(trainer.optimizer, trainer.scaler, optimizer)
+    trainer.step, trainer.unfinished = step, unfinished
     return trainer

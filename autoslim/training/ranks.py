@@ -12,12 +12,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -27,6 +25,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from autoslim.core.child_process import start_child
 from autoslim.errors import RankLostError
 from autoslim.training.rank_group import RankGroup
 
@@ -141,7 +140,7 @@ class LeadingRank(RankGroup):
             for rank in range(self.share.ranks)
         ]
         for _ in starts[1:]:
-            self._others.append(_started())
+            self._others.append(start_child(_MODULE))
         for start, (_, connection) in zip(starts[1:], self._others, strict=True):
             _tell(connection, start)
         for rank, (_, connection) in enumerate(self._others, 1):
@@ -204,17 +203,3 @@ def _tell(connection: Connection, message: Any) -> None:
         connection.send(message)
     except OSError as error:
         raise RankLostError("a rank takes no message") from error
-
-
-def _started() -> tuple[subprocess.Popen[bytes], Connection]:
-    own, theirs = multiprocessing.Pipe()
-    with theirs:
-        process = subprocess.Popen(  # noqa: S603 - this Python, with a module of ours
-            [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
-            # Closes when this process ends, however it does; the rank then ends, too.
-            stdin=subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
-            # Ray adds folders to the path of its workers.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    return process, own

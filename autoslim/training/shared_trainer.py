@@ -63,7 +63,10 @@ class TrialSharedTrainer:
         saved = load_checkpoint(self._checkpoint)
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
-            yield EpochReport(epoch=round(trainer.step / length, 6), phase=Phase.SHARED, metrics=saved[1]["metrics"])
+            # None in the middle of an epoch.
+            if saved[1]["metrics"]:
+                yield EpochReport(epoch=round(trainer.step / length, 6), phase=Phase.SHARED, metrics=saved[1]["metrics"])
+        trainer.save = lambda: save_checkpoint(self._checkpoint, trainer.state(), {"step": trainer.step, "metrics": {}})
         torch.manual_seed(self._seed)
         for segment in trainer.segments():
             save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps, "metrics": segment.metrics})

@@ -12,7 +12,7 @@ from autoslim.core.cpus import idle_cpus, usable_cpus
 
 
 def default_threads() -> int:
-    """The CPUs that are idle now: with more threads than idle CPUs, each step waits for the thread that comes last.
+    """The CPUs that are idle, measured now: with more threads than idle CPUs, each step waits for the thread that comes last.
 
     A number that the user gives torch itself (OMP_NUM_THREADS) holds.
     """
@@ -20,11 +20,13 @@ def default_threads() -> int:
 
 
 def describe_threads(threads: int) -> str:
-    """A line where other processes keep some of the CPUs busy; else empty."""
+    """A line where `default_threads` left CPUs to other processes; else empty."""
     usable = usable_cpus()
     if threads >= usable or "OMP_NUM_THREADS" in os.environ:
         return ""
-    return f"the machine is busy (load {os.getloadavg()[0]:.1f}): training on {threads} of {usable} CPUs; --threads sets another number"
+    return (
+        f"the machine is busy: training on the {threads} of {usable} CPUs that others leave idle; --threads sets another number"
+    )
 
 
 @contextlib.contextmanager

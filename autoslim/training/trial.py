@@ -26,6 +26,7 @@ from autoslim.methods.trainer import Tensors
 from autoslim.training.best_state import BestState
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
+from autoslim.training.device import choose_precision
 from autoslim.training.finished_model import save_finished_model
 from autoslim.training.loop import PhaseSchedule, Trainer
 from autoslim.training.measure import Measurer
@@ -61,6 +62,7 @@ def run_trial(recipe: Recipe, context: TrialContext, folder: Path, *, budget_lab
     Raises:
         DivergedError: when the loss or a weight is not finite.
         InfeasibleError: when the recipe does not fit into the memory or onto its budget.
+        PreemptedError: when the process has to end (`context.preempted`), with a checkpoint of the last step.
         TrialError: when the finished model's costs are not those of its plan.
     """
     return _Trial(recipe, context, folder, budget_label).run()
@@ -81,6 +83,7 @@ class _Trial:
         self.optimizer_steps = 0
         self.accuracy_after_pruning = 0.0
         self.best = BestState()
+        self.grad_accum_steps = 1
         self.began, self.earlier_seconds = time.monotonic(), 0.0
 
     def run(self) -> Reports:
@@ -105,6 +108,7 @@ class _Trial:
         if saved is not None:
             # The time of a trial includes its earlier runs.
             self.earlier_seconds = float(saved[1]["seconds"])
+            self.grad_accum_steps = int(saved[1].get("grad_accum_steps", 1))
         for position, step in enumerate(self.recipe.steps):
             rest_steps = next(left) if rests_before(self.recipe, position) else 0
             train_steps = next(left)
@@ -252,10 +256,14 @@ class _Trial:
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
             self.optimizer_steps = before + saved[1]["step"]
-            # The earlier run may have been killed before this report arrived, and the pruner must not miss one.
-            yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
+            # The earlier run may have been killed before this report arrived, and the pruner must not miss one. A checkpoint in the middle
+            # of an epoch has none; the epoch before it was reported.
+            if saved[1]["metrics"]:
+                yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=saved[1]["metrics"])
+        trainer.save = lambda: self._save(position, trainer.state(), step=trainer.step, before=before, metrics={})
         for segment in trainer.segments():
             self.optimizer_steps = before + segment.steps
+            self.grad_accum_steps = max(self.grad_accum_steps, trainer.pieces)
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=segment.metrics)
         self.optimizer_steps = before + trainer.schedule.steps
@@ -280,6 +288,7 @@ class _Trial:
             "steps": [finished.to_dict() for finished in self.finished_steps],
             "accuracy_after_pruning": self.accuracy_after_pruning,
             "trainable": [name for name, p in self.model.named_parameters() if p.requires_grad],
+            "grad_accum_steps": self.grad_accum_steps,
             "seconds": self._seconds(),
             **self.best.metadata,
         }
@@ -339,5 +348,7 @@ class _Trial:
             latency_ms=None if self.context.latency is None else self.context.latency(self.plan, recipe.method),
             epochs=self._epochs(),
             kept_epoch=self.best.epoch,
+            precision=choose_precision(self.training.precision, self.context.device).value,
+            grad_accum_steps=self.grad_accum_steps,
             seconds=self._seconds(),
         )

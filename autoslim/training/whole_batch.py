@@ -1,7 +1,8 @@
 """`WholeBatch`: the passes of a rank's share of a batch as parts of one pass of the whole batch.
 
 Dropout and stochastic depth are drawn for the whole batch, and each rank takes its rows; batch norms have the moments of the whole batch.
-Dropout inside a fused attention is drawn by each rank for itself.
+Dropout inside a fused attention is drawn by each rank for itself. Where each rank computes its share in several parts, a whole batch is
+one part of all ranks.
 
 Shapes: b rows of this rank, B of the whole batch, C channels.
 """
@@ -22,11 +23,15 @@ from torch.overrides import TorchFunctionMode
 from autoslim.training.rank_group import RankGroup
 
 
-def whole_batch(model: nn.Module, group: RankGroup, images: int) -> contextlib.AbstractContextManager[Any]:
-    """The context of the passes of `model` on a share of `images` images; without an effect where an image's pass depends on no other's."""
+def whole_batch(
+    model: nn.Module, group: RankGroup, images: int, *, part: int = 0, parts: int = 1
+) -> contextlib.AbstractContextManager[Any]:
+    """The context of the passes of `model` on a share of `images` images, or on one of its parts; without an effect where an image's
+    pass depends on no other's.
+    """
     if not any(_depends_on_batch(module) for module in model.modules()):
         return contextlib.nullcontext()
-    return WholeBatch(group, images)
+    return WholeBatch(group, images, part=part, parts=parts)
 
 
 def _depends_on_batch(module: nn.Module) -> bool:
@@ -38,10 +43,13 @@ def _depends_on_batch(module: nn.Module) -> bool:
 class WholeBatch(TorchFunctionMode):
     """Every rank has torch's generator in the same state, so that all draw the same numbers for the whole batch."""
 
-    def __init__(self, group: RankGroup, images: int) -> None:
+    def __init__(self, group: RankGroup, images: int, *, part: int = 0, parts: int = 1) -> None:
         super().__init__()
-        self._group, self._images = group, images
-        self._rows_b = torch.from_numpy(group.share.rows(images))
+        self._group = group
+        shares = [torch.from_numpy(rows).tensor_split(parts)[part] for rows in group.share.rows_by_rank(images)]
+        everyones_B = torch.cat(shares).sort().values
+        self._images = len(everyones_B)
+        self._rows_b = torch.searchsorted(everyones_B, shares[group.share.rank])
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -62,7 +70,9 @@ class WholeBatch(TorchFunctionMode):
         assert rest == 0, "a draw whose first dimension is not the batch"
         with torch.no_grad():
             drawn_B = draw(own_b.new_empty((self._images, rows, *own_b.shape[1:])).flatten(0, 1))
-            own: Tensor = drawn_B.view(self._images, rows, *own_b.shape[1:])[self._rows_b.to(own_b.device)]
+            # Moved once: a copy to a GPU is waited for.
+            self._rows_b = self._rows_b.to(own_b.device)
+            own: Tensor = drawn_B.view(self._images, rows, *own_b.shape[1:])[self._rows_b]
             return own.flatten(0, 1)
 
     def _batch_norm(

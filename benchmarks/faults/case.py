@@ -28,10 +28,17 @@ def plain(folder: Path) -> Iterator[Service]:
         yield service
 
 
+class MissingError(Exception):
+    """What a case needs is not on this machine: a program, or a right."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
-    or with `early` as soon as the job is submitted. `tenants` says that the service has keys.
+    or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
+    model as long as it says why.
+
+    `host` raises MissingError where the case cannot be played.
     """
 
     name: str
@@ -39,3 +46,4 @@ class Case:
     host: Callable[[Path], contextlib.AbstractContextManager[Service]] = plain
     early: bool = False
     tenants: bool = False
+    may_fail: bool = False

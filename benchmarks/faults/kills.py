@@ -1,4 +1,4 @@
-"""Processes of the service that are killed or asked to end in the middle of a job."""
+"""Processes of the service that are killed, asked to end, or get no more memory in the middle of a job."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def _trial(stage: Stage, *, number: signal.Signals) -> str:
     return ""
 
 
+def _memory(stage: Stage) -> str:
+    """What the process asks for from now on fails, as on a machine that overcommits nothing."""
+    trial = stage.service.trial()
+    trial.rlimit(psutil.RLIMIT_AS, (trial.memory_info().vms,) * 2)
+    return ""
+
+
 def _everything(stage: Stage) -> str:
     for process in stage.service.everything():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -55,5 +62,6 @@ CASES = [
     *_three("supervisor", _supervisor),
     *_three("driver", _driver),
     Case("process of a trial: SIGKILL", partial(_trial, number=signal.SIGKILL)),
+    Case("process of a trial: no more memory", _memory, may_fail=True),
     Case("every process at once: SIGKILL, then started again", _everything),
 ]

@@ -113,6 +113,19 @@ class Service:
                 for command in self._commands
             ]
 
+    def beside(self, *words: str) -> subprocess.Popen[bytes]:
+        """A further command of autoslim, from now on to the end of the service."""
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [*_AUTOSLIM, *words], env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self._processes.append(process)
+        return process
+
+    def log(self) -> str:
+        """What the API and all beside it have said so far."""
+        return self._log.read_text(errors="replace")
+
     def end(self) -> None:
         """Waits for the API's end, which is asked for already, and ends what runs beside it."""
         self._processes[0].wait(_PATIENCE)
@@ -143,12 +156,13 @@ class Service:
 def left_behind(root: Path, *, seconds: float = 15.0) -> int:
     """Processes of a service that has ended, after a moment for those that are about to end. All of them inherit its folder's name."""
     deadline = time.monotonic() + seconds
-    while (left := sum(_belongs(process, root) for process in psutil.process_iter())) and time.monotonic() < deadline:
+    while (left := sum(belongs(process, root) for process in psutil.process_iter())) and time.monotonic() < deadline:
         time.sleep(0.5)
     return left
 
 
-def _belongs(process: psutil.Process, root: Path) -> bool:
+def belongs(process: psutil.Process, root: Path) -> bool:
+    """Whether the process is one of the service of this folder; those of other users are not looked into."""
     try:
         return process.environ().get("AUTOSLIM_ROOT") == str(root)
     except psutil.Error:

@@ -51,19 +51,25 @@ class Verdict:
 
 
 class User:
-    """`key` is an API key; `told` are the reasons, failures and refusals in the order in which they were seen first."""
+    """`key` is an API key, `spec` has a name of its own among the user's jobs; under an earlier `idempotency_key` it is the earlier job.
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    `told` are the reasons, failures and refusals in the order in which they were seen first.
+    """
+
+    def __init__(
+        self, url: str, key: str | None = None, *, spec: dict[str, Any] = SPEC, idempotency_key: str | None = None
+    ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._spec = spec
         self.http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
         self.told: dict[str, None] = {}
         self.job: dict[str, Any] = {}
         self.later: list[str] = []
         """Jobs of others, which are to be cancelled when the fault is over."""
-        self._headers = {"Idempotency-Key": str(uuid.uuid4())}
+        self._headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._began = 0.0
+        self._began = self._ended_at = 0.0
 
     def submit(self) -> None:
         """Again until there is an answer, and under the same idempotency key, as the client does."""
@@ -74,8 +80,11 @@ class User:
 
     def until_trials(self, count: int) -> None:
         until(
-            lambda: self.job["progress"]["trials_ended"] >= count or self._ended or None, f"{count} trials", seconds=_LONGEST_JOB
+            lambda: self.job["progress"]["trials_ended"] >= count or self.ended or None, f"{count} trials", seconds=_LONGEST_JOB
         )
+
+    def until_ended(self) -> None:
+        until(lambda: self._ended_at or None, "the job's end", seconds=_LONGEST_JOB)
 
     def cancel_later(self) -> None:
         for job_id in self.later:
@@ -83,17 +92,18 @@ class User:
 
     def verdict(self) -> Verdict:
         """When the job has ended."""
-        until(lambda: self._ended or None, "the job's end", seconds=_LONGEST_JOB)
-        seconds = time.monotonic() - self._began
+        self.until_ended()
+        # As the watcher has seen it: the fault may have lasted longer than the job.
+        seconds = self._ended_at - self._began
         self._stop.set()
         self._watcher.join()
         again = until(self._submitted, "an answer to the same submit")
-        jobs = self._get(f"/v1/jobs?label={SPEC['name']}")["jobs"]
+        jobs = self._get(f"/v1/jobs?label={self._spec['name']}")["jobs"]
         ended = Counter(event["data"]["trial"] for event in self._events() if event["type"] == "trial_ended")
         kept = {
             trial["number"] for trial in self._get(f"/v1/jobs/{self.job['id']}/trials")["trials"] if trial["state"] != "running"
         }
-        whole = self.job["state"] == "SUCCEEDED" and len(self.job["result"]["models"]) == len(SPEC["flops"])
+        whole = self.job["state"] == "SUCCEEDED" and len(self.job["result"]["models"]) == len(self._spec["flops"])
         return Verdict(
             state=self.job["state"],
             attempts=self.job["attempt"],
@@ -104,18 +114,18 @@ class User:
         )
 
     @property
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
         return self.job["state"] in ("SUCCEEDED", "FAILED", "CANCELLED")
 
     def _ready(self) -> bool | None:
         try:
-            return self.http.post("/v1/plans", json=SPEC).status_code != 503 or None
+            return self.http.post("/v1/plans", json=self._spec).status_code != 503 or None
         except httpx.HTTPError:
             return None
 
     def _submitted(self) -> dict[str, Any] | None:
         try:
-            answer = self.http.post("/v1/jobs", json=SPEC, headers=self._headers)
+            answer = self.http.post("/v1/jobs", json=self._spec, headers=self._headers)
         except httpx.HTTPError:
             return None
         found: dict[str, Any] | None = answer.json() if answer.is_success else None
@@ -157,6 +167,8 @@ class User:
             self._note(f"{self.job['state']}: {self.job['failure']['message']}; next: {self.job['failure']['next']}")
         elif self.job["reason"] is not None:
             self._note(f"{self.job['state']}: {self.job['reason']}")
+        if self.ended and not self._ended_at:
+            self._ended_at = time.monotonic()
 
     def _note(self, text: str) -> None:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "TIME", text.replace(self.job["id"], "ID"))

@@ -16,9 +16,7 @@ from typing import Protocol
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport, Outcome
-
-RETRIES = 3
-"""As in the search: a trial whose worker is lost more often has failed."""
+from workers.search.coordinator import NODE_RETRIES
 
 
 class Task(Protocol):
@@ -58,16 +56,28 @@ class SimulatedTrial:
 class Conditions:
     """`failing` is the share of trials that raise an error; a worker is preempted `preempted` times an hour.
 
-    A preempted worker is back after `away` seconds. A trial starts `start` seconds after it was decided on, a decision takes
-    `decision` seconds of the one driver. `duration_factor` multiplies every trial's time.
+    A preempted worker is back after `away` seconds. Its trial goes on from its last report, or from the last of its checkpoints in
+    between, which it writes every `checkpoint` seconds; with `notice` it writes one before the worker leaves. Without notice a trial has
+    failed that is lost more than `retries` times, `in_a_row` without a report in between or in all.
+
+    A trial starts `start` seconds after it was decided on, a decision takes `decision` seconds of the one driver. `duration_factor`
+    multiplies every trial's time. The `first` workers are there from the beginning (None: all), then one more joins every `joining`
+    seconds; at most `slots` trials run at a time (None: as many as there are workers).
     """
 
     failing: float = 0.0
     preempted: float = 0.0
     away: float = 120.0
+    checkpoint: float | None = None
+    notice: bool = False
+    retries: int = NODE_RETRIES
+    in_a_row: bool = True
     start: float = 0.3
     decision: float = 0.05
     duration_factor: float = 1.0
+    first: int | None = None
+    joining: float = 0.0
+    slots: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +100,8 @@ class Tally:
     away: float = 0.0
     failures: int = 0
     preemptions: int = 0
+    given_up: int = 0
+    """Trials that have failed because they were lost too often."""
     makespan: float = 0.0
     last_start: float = 0.0
     """When the last trial began."""
@@ -103,6 +115,8 @@ class _Run:
     done: int = 0
     """Reports made; the checkpoint is after the last of them."""
     losses: int = 0
+    saved: float = 0.0
+    """Seconds of work towards the next report that a checkpoint has."""
 
 
 class Cluster:
@@ -132,13 +146,16 @@ class Cluster:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._again: deque[_Run] = deque()
         self._idle: list[int] = []
+        self._busy = 0
         self._useful: list[tuple[float, float]] = []
         self._limit = float("inf")
 
     def run(self, *, epochs: float = float("inf")) -> Cluster:
         self._limit = epochs
+        first = self.workers if self.conditions.first is None else self.conditions.first
         for worker in range(self.workers):
-            self._at(0.0, lambda worker=worker: self._ask(worker))
+            joins = max(0, worker - first + 1) * self.conditions.joining
+            self._at(joins, lambda worker=worker: self._ask(worker))
         while self._queue and self._epochs < self._limit:
             self._now, _, action = heapq.heappop(self._queue)
             action()
@@ -150,6 +167,9 @@ class Cluster:
 
     def _ask(self, worker: int) -> None:
         """A free worker continues a preempted trial, or begins a new one."""
+        if self.conditions.slots is not None and self._busy >= self.conditions.slots:
+            self._idle.append(worker)
+            return
         if self._again:
             run = self._again.popleft()
         else:
@@ -161,6 +181,7 @@ class Cluster:
             trial = self.trial_of(task.recipe)
             run = _Run(task, trial, self._failure(task, trial))
             self.tally.last_start = self._now
+        self._busy += 1
         self._driver_free = max(self._driver_free, self._now) + self.conditions.decision
         self._continue(worker, run, self._driver_free + self.conditions.start)
 
@@ -172,7 +193,7 @@ class Cluster:
     def _continue(self, worker: int, run: _Run, begin: float) -> None:
         """The next report of `run`, or the preemption that comes before it."""
         before = run.trial.seconds[run.done - 1] if run.done else 0.0
-        seconds = (run.trial.seconds[run.done] - before) * self.conditions.duration_factor
+        seconds = (run.trial.seconds[run.done] - before) * self.conditions.duration_factor - run.saved
         # Preemptions are a Poisson process, which has no memory: each stretch of time draws its own.
         rate = self.conditions.preempted / 3600
         until = begin + self._random.expovariate(rate) if rate else float("inf")
@@ -188,7 +209,9 @@ class Cluster:
         self._epochs += report.epoch - (run.trial.reports[run.done - 1].epoch if run.done else 0.0)
         self.tally.useful += seconds
         self._useful.append((self._now, seconds))
-        run.done += 1
+        run.done, run.saved = run.done + 1, 0.0
+        if self.conditions.in_a_row:
+            run.losses = 0
         last = run.done == len(run.trial.reports)
         goes_on = self.search.report(run.task.number, report) is not False
         self.events.append(
@@ -199,26 +222,40 @@ class Cluster:
             return
         if goes_on:
             self.search.complete(run.task.number, run.trial.outcome)
+        self._busy -= 1
         self._ask(worker)
 
     def _fail(self, worker: int, run: _Run, seconds: float) -> None:
         self.tally.failures += 1
         self.tally.lost += seconds
         self.search.fail(run.task.number, "TrialError", "a simulated failure")
+        self._busy -= 1
         self._ask(worker)
 
     def _preempt(self, worker: int, run: _Run, seconds: float) -> None:
         self.tally.preemptions += 1
-        self.tally.lost += seconds
+        kept = self._kept(seconds)
+        run.saved += kept
+        self.tally.useful += kept
+        self.tally.lost += seconds - kept
         self.tally.away += self.conditions.away
         self._at(self._now + self.conditions.away, lambda: self._ask(worker))
-        run.losses += 1
-        if run.losses > RETRIES:
+        self._busy -= 1
+        run.losses += not self.conditions.notice
+        if run.losses > self.conditions.retries:
+            self.tally.given_up += 1
             self.search.fail(run.task.number, "WorkerLostError", "its worker was preempted too often")
-            return
-        self._again.append(run)
+        else:
+            self._again.append(run)
         if self._idle:
             self._ask(self._idle.pop())
+
+    def _kept(self, seconds: float) -> float:
+        """Of so many seconds of work since the last checkpoint, how many are in a checkpoint when the worker leaves."""
+        if self.conditions.notice:
+            return seconds
+        every = self.conditions.checkpoint
+        return 0.0 if every is None else seconds // every * every
 
     @property
     def utilisation(self) -> float:

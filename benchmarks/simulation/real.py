@@ -1,18 +1,24 @@
-"""`TrainedWorld`: a world whose trials are really trained, with the settings of the table; only the clock is simulated."""
+"""`TrainedWorld`: a world whose trials are really trained, with the settings of the table; only the clock is simulated.
+
+`WholeWorld` has every method of the space, and its chains, of which the table knows nothing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from trial_table import DenseStart, open_context, trained
 
 from autoslim.core.files import write_atomically
 from autoslim.core.recipe import Recipe
-from autoslim.core.result import EpochReport
+from autoslim.core.result import EpochReport, Phase
 from autoslim.errors import TrialError
+from autoslim.search import Space, load_space
 from autoslim.training import TrialContext
 from simulation.cluster import SimulatedTrial
 from simulation.trial import schedule
@@ -30,10 +36,11 @@ class TrainedWorld(World):
     folder: Path = dataclasses.field(kw_only=True)
 
     @classmethod
-    def open(cls, world: World, data: Path, folder: Path, start: DenseStart) -> TrainedWorld:
-        """`start` is the dense model of the world's table."""
+    def open(cls, world: World, data: Path, folder: Path, start: DenseStart, **own: Any) -> TrainedWorld:
+        """`start` is the dense model of the world's table; `own` are further fields."""
         torch.set_num_threads(1)
-        return cls(world.surrogate, world.seed, world.space_name, context=open_context(data, folder, start), folder=folder)
+        context = open_context(data, folder, start)
+        return cls(world.surrogate, world.seed, world.space_name, context=context, folder=folder, **own)
 
     def trial(self, recipe: Recipe) -> SimulatedTrial:
         simulated = super().trial(recipe)
@@ -48,7 +55,7 @@ class TrainedWorld(World):
     def true_accuracy(self, recipe: Recipe, epoch: float | None = None) -> float:
         return [point["accuracy"] for point in self._curve(recipe) if epoch is None or point["epoch"] <= epoch + 1e-4][-1]
 
-    def _curve(self, recipe: Recipe) -> list[dict[str, float]]:
+    def _curve(self, recipe: Recipe) -> list[dict[str, Any]]:
         seeded = recipe.replace(seed=self.seed)
         path = self.folder / "race" / f"{seeded.key}.json"
         if not path.is_file():
@@ -57,8 +64,29 @@ class TrainedWorld(World):
                 raise outcome
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(curve))
-        found: list[dict[str, float]] = json.loads(path.read_text())
+        found: list[dict[str, Any]] = json.loads(path.read_text())
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeWorld(TrainedWorld):
+    """Every method of the space alone and, with `chains`, its chains. The surrogate gives no more than the budgets and the training."""
+
+    chains: bool = dataclasses.field(kw_only=True)
+
+    @functools.cached_property
+    def space(self) -> Space:
+        whole = load_space(self.space_name)
+        return whole if self.chains else whole.replace(chains=())
+
+    def trial(self, recipe: Recipe) -> SimulatedTrial:
+        """Only the reports with an accuracy are made: the others stop no trial."""
+        curve = self._curve(recipe)
+        reports = tuple(
+            EpochReport(epoch=point["epoch"], phase=Phase(point["phase"]), metrics={"accuracy": point["accuracy"]})
+            for point in curve
+        )
+        return self.finished(recipe, reports, tuple(point["seconds"] for point in curve))
 
 
 def _metrics(accuracy: float | None) -> dict[str, float]:

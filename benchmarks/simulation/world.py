@@ -79,7 +79,11 @@ class World:
             EpochReport(epoch=mark.epoch, phase=mark.phase, metrics={} if value is None else {"accuracy": value})
             for mark, value in zip(marks, answer.accuracies, strict=True)
         )
-        flops = predict(self.shape, plan).total
+        return self.finished(recipe, reports, answer.seconds)
+
+    def finished(self, recipe: Recipe, reports: tuple[EpochReport, ...], seconds: tuple[float, ...]) -> SimulatedTrial:
+        """A trial that makes these reports and ends with the last one."""
+        flops = self.flops(recipe)
         pruned = next(report for report in reports if report.phase == Phase.PRUNE)
         outcome = Outcome(
             recipe=recipe,
@@ -91,9 +95,9 @@ class World:
             flops_max=flops,
             params=0,
             epochs=reports[-1].epoch,
-            seconds=answer.seconds[-1],
+            seconds=seconds[-1],
         )
-        return SimulatedTrial(reports=reports, seconds=answer.seconds, outcome=outcome)
+        return SimulatedTrial(reports=reports, seconds=seconds, outcome=outcome)
 
     def true_accuracy(self, recipe: Recipe, epoch: float | None = None) -> float:
         """The accuracy without noise after `epoch` epochs, or at the end. Searches are scored by it."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loopback.program import Program
-from workers.search.cluster import ONE_MACHINE
+from workers.search.cluster import NICENESS, ONE_MACHINE
 from workers.service.executor import RESOURCE
 
 # Of both nodes. On any other address Ray's processes listen on every interface, and its metrics answer without a token.
@@ -51,22 +51,28 @@ class RayNodes:
         # Without the second one, Ray replaces the loopback address by the machine's external one.
         return {**login, ONE_MACHINE: "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
-    def start_head(self) -> None:
+    def start_head(self, environment: Mapping[str, str] | None = None, *, resume: bool = False) -> None:
+        """`resume` is for a head that was killed and keeps its state (`RAY_gcs_storage` in `environment`): it needs its former folder."""
+        file = self.folder / "scratch"
         # Short, since Ray creates sockets in it: a socket's path has at most 107 characters.
-        scratch = tempfile.mkdtemp(prefix="asr-", dir="/tmp")
+        scratch = file.read_text() if resume else tempfile.mkdtemp(prefix="asr-", dir="/tmp")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "scratch").write_text(scratch)
+        file.write_text(scratch)
         options = ["--head", f"--node-ip-address={_ADDRESS}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
         options += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
         # No trial on the head: one that exhausts the memory would take the whole cluster down.
         options += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
-        self.head.start(self._command(options), self.environment)
+        self.head.start(self._command(options), {**(environment or {}), **self.environment})
 
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
-        """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`."""
+        """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`.
+
+        They run at the priority of this command, as a search's own Ray does; Ray would let them give way to everything else on the machine.
+        """
         options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
         options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
-        self.worker.start(self._command(options), {**environment, **self.environment})
+        niceness = {NICENESS: os.environ.get(NICENESS, "0")}
+        self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
 
     def nodes(self) -> int:
         """The number of nodes that are alive; 0 where the dashboard does not answer."""

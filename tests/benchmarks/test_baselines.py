@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import methods_runs
+import methods_schedule
 import numpy as np
 import pytest
 import torch
@@ -25,8 +26,7 @@ from baselines.tome import match, merge, proportional_attention
 from baselines.width_pruning import taylor_scores
 from cached_teacher import CachedTeacher
 from helpers.tiny import TinySharedTrainer, images, make_dense, share_of_dense, slim
-from methods_report import Results, table
-from methods_runs import Facts, Run, Settings, estimated_minutes, planned
+from methods_runs import Run, Settings
 from torch import nn
 from torch.nn import functional
 
@@ -336,65 +336,7 @@ def test_another_process_finds_the_logits(tmp_path: Path):
     assert torch.equal(CachedTeacher(nn.Linear(1, 1), tmp_path)(images()), torch.load(tmp_path / "theirs"))
 
 
-# The table.
-
-
-def write(output: Path, run: Run, test: float = 0.0, *, error: str = "") -> None:
-    folder = output / "runs" / run.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = Facts(name=run.name, budget=run.budget, seed=run.seed, error=error, share=0.5, test=test, minutes=2.0)
-    (folder / "facts.json").write_text(facts.to_json())
-    if not error:
-        np.save(folder / "hits.npy", np.arange(1000) < round(1000 * test))
-
-
-def test_the_table_names_the_best_and_who_is_behind_random_tokens(tmp_path: Path):
-    names = ("sit", "vit_slim", "dense", "random_tokens", "tome")
-    tests = {"sit": 0.60, "vit_slim": 0.72, "dense": 0.73, "random_tokens": 0.65, "tome": 0.70}
-    runs = planned(names, ("50%",), (0, 1))
-    for run in runs:
-        write(tmp_path, run, tests[run.name] + 0.01 * run.seed)
-    text = table(Results(tmp_path, runs), names, ("50%",))
-    assert "| vit_slim | 72.50 |" in text and "| dense | 73.50 at 100 % |" in text
-    assert "vit_slim, is ahead of every baseline: +2.00" in text and "Not ahead of random tokens: sit." in text
-    assert "**tome**" in text
-    assert "| sit | 50.0% | 60.50 (60.00, 61.00) | -5.00" in text
-
-
-def test_the_table_of_what_is_there_names_what_failed(tmp_path: Path):
-    names = ("sit", "dense", "random_tokens", "tome")
-    runs = planned(names, ("70%", "50%"), (0,))
-    write(tmp_path, Run(name="tome", budget="50%", seed=0), 0.7)
-    write(tmp_path, Run(name="sit", budget="50%", seed=0), error="DivergedError: the loss is nan")
-    text = table(Results(tmp_path, runs), names, ("70%", "50%"))
-    assert "| tome |  | 70.00 |" in text
-    assert "failed: sit at 50%, seed 0: DivergedError: the loss is nan" in text
-    assert "no run of the same seed" in text
-
-
-def test_a_run_that_failed_is_to_be_done_again(tmp_path: Path):
-    run = Run(name="tome", budget="50%", seed=0)
-    assert not methods_runs.is_done(tmp_path, run)
-    write(tmp_path, run, error="InfeasibleError: too much")
-    assert not methods_runs.is_done(tmp_path, run)
-    write(tmp_path, run, 0.5)
-    assert methods_runs.is_done(tmp_path, run)
-
-
-def test_half_the_flops_and_the_first_seed_come_first_and_the_dense_model_once_a_seed():
-    runs = planned(("dense", "tome"), ("70%", "50%", "35%"), (0, 1))
-    assert [run.folder for run in runs[:4]] == ["dense-100-0", "tome-50-0", "tome-35-0", "tome-70-0"]
-    assert len(runs) == 8 and runs[4].folder == "dense-100-1"
-    settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
-    assert estimated_minutes(runs[0], settings) > estimated_minutes(runs[1], settings)
-
-
-def test_runs_of_other_settings_are_not_mixed(tmp_path: Path):
-    settings = Settings(images=10_000, epochs=3.0, training=methods_runs.TRAINING)
-    methods_runs.same_settings(tmp_path, settings)
-    methods_runs.same_settings(tmp_path, settings)
-    with pytest.raises(SystemExit, match="other settings"):
-        methods_runs.same_settings(tmp_path, settings.replace(epochs=1.0))
+# The runs.
 
 
 def test_methods_in_a_row_share_what_is_to_be_saved():
@@ -422,7 +364,7 @@ def test_a_run_whose_process_is_killed_is_noted_as_failed_and_the_next_one_is_tr
 
     killer = threading.Thread(target=kill_the_first)
     killer.start()
-    methods_runs.carry_out(runs, tmp_path / "no data", tmp_path / "output", settings, processes=1)
+    methods_schedule.carry_out(runs, tmp_path / "no data", tmp_path / "output", settings, processes=1)
     killer.join()
     killed, other = (methods_runs.read(tmp_path / "output", run) for run in runs)
     assert killed is not None and killed.error == "its process ended with -9"
@@ -439,7 +381,7 @@ def test_runs_are_carried_out_and_one_that_fails_stops_no_other(tmp_path: Path):
     (data / "vit-cifar10").symlink_to(Path(folder) / "vit-cifar10")
     settings = Settings(images=256, epochs=1.0, training=methods_runs.TRAINING)
     runs = [Run(name="tome", budget="50%", seed=0), Run(name="no such method", budget="50%", seed=0)]
-    methods_runs.carry_out(runs, data, output, settings, processes=1)
+    methods_schedule.carry_out(runs, data, output, settings, processes=1)
     found, failed = (methods_runs.read(output, run) for run in runs)
     assert found is not None and not found.error and found.test > 0.5 and 0.49 < found.share <= 0.5
     assert failed is not None and failed.error.startswith("KeyError")

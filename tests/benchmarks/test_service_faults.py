@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from service_faults import CASES, UNDISTURBED, table
+from faults.case import Case
+from service_faults import CASES, UNDISTURBED, broken_rules, table
 
 
 def row(case: str, seconds: float, **changes: object) -> dict[str, object]:
@@ -25,6 +26,25 @@ def test_a_time_is_told_over_the_mean_of_the_undisturbed_ones() -> None:
     lines = table([row(first, 40.0), row(second, 50.0), row("a fault", 65.0, attempts=2, told=told)]).splitlines()
     assert lines[2] == "| none | SUCCEEDED | 1 | 0 | 0 | 0 | 40 | -5 | nothing |  |"
     assert lines[4] == r"| a fault | SUCCEEDED | 2 | 0 | 0 | 0 | 65 | +20 | PAUSED: the disk is full<br>503: a \| b |  |"
+
+
+@pytest.mark.parametrize(
+    ("changes", "may_fail", "broken"),
+    [
+        ({}, False, []),
+        ({"attempts": 3, "told": ["QUEUED: the driver was stopped"]}, False, []),
+        ({"state": "FAILED", "lost": 1, "told": ["FAILED: out of memory"]}, True, []),
+        ({"state": "FAILED", "lost": 1, "told": []}, True, ["the job is FAILED", "lost: 1"]),
+        ({"state": "FAILED", "lost": 1, "told": ["FAILED: out of memory"]}, False, ["the job is FAILED", "lost: 1"]),
+        ({"state": "FAILED", "lost": 2, "told": ["FAILED: out of memory"]}, True, ["lost: 1"]),
+        ({"doubled": 1, "left": 2}, True, ["doubled: 1", "processes left: 2"]),
+    ],
+)
+def test_a_case_breaks_a_rule_where_something_is_lost_doubled_or_left(
+    changes: dict[str, object], may_fail: bool, broken: list[str]
+) -> None:
+    case = Case("a fault", lambda stage: "", may_fail=may_fail)
+    assert broken_rules(row("a fault", 60.0, **changes), case) == broken
 
 
 def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -15,6 +18,7 @@ from simulation.ours import our_search
 from simulation.peer import PeerSearch
 from simulation.peers import PEERS
 from simulation.quality import predicted
+from simulation.real import WholeWorld
 from simulation.score import Found, scores
 from simulation.surrogate import Surrogate, fitted, methods_of
 from simulation.table import Trials
@@ -23,6 +27,9 @@ from simulation.world import World
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import Phase, TrialState
+from autoslim.methods import METHODS
+from autoslim.methods.chain import chain_targets, solve_chain
+from autoslim.search.space.space import Uniform
 from autoslim.store import Store
 
 pytestmark = pytest.mark.slow
@@ -136,6 +143,39 @@ def test_preempted_trials_go_on_from_their_last_epoch_and_are_counted_once(world
             assert own == list(world.trial(disturbed.recipes[event.number]).reports)
 
 
+def test_notice_loses_nothing_and_checkpoints_in_an_epoch_bound_the_loss(world: World) -> None:
+    conditions = Conditions(preempted=20.0, away=30.0, duration_factor=30.0)
+    epochs, minute, notice = (
+        _run(world, workers=4, trials=12, conditions=dataclasses.replace(conditions, **changes), scheduler="none").tally
+        for changes in ({}, {"checkpoint": 20.0}, {"notice": True, "retries": 0})
+    )
+    assert notice.preemptions > 5
+    assert (notice.lost, notice.given_up) == (0.0, 0)
+    assert 0 < minute.lost <= 20.0 * minute.preemptions
+    assert epochs.lost / epochs.preemptions > minute.lost / minute.preemptions
+
+
+def test_losses_in_a_row_fail_a_trial_later_than_losses_in_all(world: World) -> None:
+    conditions = Conditions(preempted=20.0, away=30.0, duration_factor=30.0, retries=2)
+    in_a_row, in_all = (
+        _run(world, workers=4, trials=12, conditions=dataclasses.replace(conditions, in_a_row=rule), scheduler="none").tally
+        for rule in (True, False)
+    )
+    assert in_a_row.given_up < in_all.given_up
+
+
+def test_nodes_that_join_are_used_where_slots_follow_them(world: World) -> None:
+    pool = Conditions(first=1, joining=5.0)
+    follows, stays = (
+        _run(world, workers=4, trials=12, conditions=dataclasses.replace(pool, slots=slots), scheduler="none")
+        for slots in (None, 1)
+    )
+    assert stays.tally.makespan == pytest.approx(
+        sum(world.trial(recipe).seconds[-1] for recipe in stays.recipes.values()) + 12 * 0.35
+    )
+    assert follows.tally.makespan < stays.tally.makespan / 2
+
+
 def test_a_trial_that_fails_by_itself_is_finished_and_the_search_goes_on(world: World) -> None:
     cluster = _run(world, workers=4, trials=30, conditions=Conditions(failing=0.3), scheduler="none")
     states = [result.state for result in cluster.search.store.trials("")]
@@ -224,3 +264,29 @@ def test_a_score_knows_nothing_of_later_models() -> None:
     early, late = scores(models, [4, 6], budgets={"half": 50}, dense_flops=100, chance=0.1)
     assert early.hypervolume == pytest.approx(0.5 * 0.4 / 0.9)
     assert late.hypervolume == pytest.approx(0.75 * 0.4 / 0.9)
+
+
+# Trained trials
+
+
+@pytest.mark.parametrize("chains", [False, True])
+def test_a_world_of_trained_trials_may_have_what_the_table_has_not(world: World, tmp_path: Path, chains: bool) -> None:
+    context: Any = None
+    whole = WholeWorld(world.surrogate, world.seed, context=context, folder=tmp_path, chains=chains)
+    assert whole.methods.keys() == METHODS.keys() > world.methods.keys()
+    assert ("width+merge" in whole.space.units) == chains
+    label = "width+merge" if chains else "merge"
+    sample = whole.space.sample(Uniform("a"), whole.methods, whole.shape, units=[label])
+    targets = chain_targets(whole.dense_flops, whole.budgets["50%"], 0.5, len(sample.steps))
+    solved = solve_chain(METHODS, whole.shape, whole.dense, sample.steps, targets)
+    recipe = Recipe(steps=solved.steps, budget=targets[-1], training=whole.training, seed=0)
+    # Trained by another contestant.
+    path = tmp_path / "race" / f"{recipe.replace(seed=whole.seed).key}.json"
+    path.parent.mkdir()
+    points = [(0.0, "prune", 0.3, 1.0), (1.0, "finetune", 0.4, 2.0), (2.0, "finetune", 0.5, 3.0)]
+    path.write_text(json.dumps([dict(zip(("epoch", "phase", "accuracy", "seconds"), point, strict=True)) for point in points]))
+    trial = whole.trial(recipe)
+    assert [report.phase for report in trial.reports] == [Phase.PRUNE, Phase.FINETUNE, Phase.FINETUNE]
+    assert (trial.outcome.accuracy, trial.outcome.accuracy_after_pruning, trial.seconds) == (0.5, 0.3, (1.0, 2.0, 3.0))
+    assert trial.outcome.flops == solved.flops
+    assert whole.true_accuracy(recipe, 1.0) == 0.4

@@ -31,7 +31,7 @@ def folders(tmp_path):
 
 
 def test_the_comparison_is_that_of_two_evaluations(autoslim, folders):
-    code, out, err = autoslim("compare", "slimmed", "dense", "--data", "photos", "--split", "train", "--json")
+    code, out, err = autoslim("compare", "slimmed", "dense", "--data", "photos", "--split", "train", "--json", "--no-speed")
     assert code == 0, err
     found = json.loads(out)
     code, out, err = autoslim("evaluate", "slimmed", "--data", "photos", "--split", "train", "--json")
@@ -42,6 +42,7 @@ def test_the_comparison_is_that_of_two_evaluations(autoslim, folders):
     assert found["difference"]["value"] == pytest.approx(accuracies[0] - accuracies[1])
     assert (found["first_alone"] - found["second_alone"]) / found["images"] == pytest.approx(found["difference"]["value"])
     assert found["first"]["flops"] < found["second"]["flops"]
+    assert "speed" not in found
     assert len(found["changed"]) >= found["first_alone"] + found["second_alone"]
     assert all(first != second for _, _, first, second in found["changed"])
     assert all(
@@ -54,7 +55,7 @@ def test_the_comparison_is_that_of_two_evaluations(autoslim, folders):
 
 
 def test_a_model_is_the_same_as_itself(autoslim, folders):
-    code, out, err = autoslim("compare", "dense", "dense", "--data", "photos")
+    code, out, err = autoslim("compare", "dense", "dense", "--data", "photos", "--no-speed")
     assert code == 0, err
     assert "A less B: +0.00 (+0.00 to +0.00) points, paired at 95 %: these images do not tell the models apart" in out
     assert "0 images are right with A alone, 0 with B alone; 0 have different answers" in out
@@ -68,12 +69,20 @@ def test_the_text_has_both_models_and_what_differs(autoslim, folders):
     heads = [re.split(r"  +", line.strip()) for line in lines if line.startswith(("  ", "class ", "image "))]
     assert heads[0][:3] == ["model", "FLOPs", "params"]
     assert re.fullmatch(r"top-1 on \d+ train images, % \(95 %\)", heads[0][3])
+    assert heads[0][4:] == ["ms an image"]
     assert ["image", "class", "A", "B"] in heads
     for line in lines[1:3]:
-        _, _, flops, params, accuracy = re.split(r"  +", line)
+        _, _, flops, params, accuracy, ms = re.split(r"  +", line)
         assert re.fullmatch(r"[0-9.]+[KMG]", flops)
         assert re.fullmatch(r"[0-9.]+ M", params)
         assert re.fullmatch(r"[0-9.]+ \([0-9.]+-[0-9.]+\)", accuracy)
+        assert float(ms) > 0
+    (said,) = [line for line in lines if line.startswith("A is ")]
+    assert re.fullmatch(
+        r"A is [0-9.]+ times as fast as B \(the median of \d+ pairs, quartiles [0-9.]+ to [0-9.]+"
+        r"(; unreliable: other work disturbed the rounds)?\): one image, eager PyTorch on .*",
+        said,
+    )
 
 
 def test_columns_are_chosen_as_in_a_search(autoslim, folders):
@@ -83,7 +92,16 @@ def test_columns_are_chosen_as_in_a_search(autoslim, folders):
     images = pa.array([file.read_bytes() for file in files], pa.binary())
     pq.write_table(pa.table({"picture": images, "coarse": ["all"] * len(files), "fine_label": names}), folders / "all.parquet")
     code, out, err = autoslim(
-        "compare", "dense", "dense", "--data", "all.parquet", "--image-column", "picture", "--label-column", "fine_label"
+        "compare",
+        "dense",
+        "dense",
+        "--data",
+        "all.parquet",
+        "--image-column",
+        "picture",
+        "--label-column",
+        "fine_label",
+        "--no-speed",
     )
     assert code == 0, err
     assert "0 have different answers" in out

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from helpers.searched_folder import photos
 from helpers.tiny import CLASSES, config_of, make_dense, slim
 from PIL import Image
 
@@ -61,6 +63,13 @@ def test_what_does_not_fit_is_named(autoslim, folders, arguments, message):
     code, _, err = autoslim(*arguments)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def test_an_accuracy_has_its_interval(autoslim, folders):
+    photos(folders / "sorted")
+    code, out, err = autoslim("evaluate", "slimmed", "--data", "sorted")
+    assert code == 0, err
+    assert re.fullmatch(r"top-1 \d+\.\d\d% \(\d+\.\d% to \d+\.\d% at 95 %\) on \d+ test images of sorted\n", out)
 
 
 def test_the_folder_of_a_search_is_answered_with_the_models_in_it(autoslim, folders):

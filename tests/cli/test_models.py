@@ -38,12 +38,12 @@ def test_models_is_a_table_without_json(autoslim: Command):
 
 
 def test_models_of_no_family_are_listed_with_the_reason(autoslim: Command):
-    code, out, _ = autoslim("models", "naflexvit_base_patch16_gap", "--json")
+    code, out, _ = autoslim("models", "samvit_large_patch16", "--json")
     assert code == 0
     (model,) = json.loads(out)
     assert model["methods"] == []
     assert list(model["refused"]) == list(METHODS)
-    assert all("NaFlexVit" in reason for reason in model["refused"].values())
+    assert all("VisionTransformerSAM" in reason for reason in model["refused"].values())
 
 
 def test_swin_is_taken_by_the_methods_of_widths_and_refused_by_the_others_with_their_reason(autoslim: Command):

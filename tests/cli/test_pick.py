@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 from helpers.sample_search import DENSE, fill, make_job, make_recipe, make_result, make_results
+from helpers.searched_folder import photos
 
+from autoslim.core.job import DatasetSpec, Resources
 from autoslim.core.result import Origin, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
-from autoslim.errors import BudgetError, RequestError
+from autoslim.data import prepare_dataset
+from autoslim.errors import BudgetError, DatasetError, RequestError
+from autoslim.report.search_report.environment import write_environment
 from autoslim.store import Store
-from workers.search.pick import Wish, wished_trial
+from workers.search.pick import Wish, search_images, wished_trial
 
 
 def wished(**wish):
@@ -94,3 +98,20 @@ def test_a_model_that_was_not_kept_or_is_there_is_told(autoslim, tmp_path):
     assert (code, "is there already" in err) == (2, True)
     code, _, err = autoslim("pick", "elsewhere", "--flops", "60%")
     assert (code, "holds no search" in err) == (2, True)
+
+
+def test_the_images_are_those_of_the_search_also_where_their_source_is_gone(tmp_path):
+    source, output = photos(tmp_path / "photos"), RunFolder(tmp_path / "run")
+    job = make_job(str(output.root), dataset=DatasetSpec(source=str(source)))
+    prepared = prepare_dataset(job.dataset, output.cache, seed=job.seed)
+    write_environment(output, prepared, Resources())
+    for image in (source / "class 0").iterdir():
+        image.write_bytes(b"")
+    assert search_images(output, job).digest == prepared.digest
+    output.environment.unlink()
+    with pytest.raises(
+        DatasetError, match=r"goes on with those that are left by: autoslim search --resume --output .*-share \d+$"
+    ) as found:
+        search_images(output, job)
+    # `pick` has no such flag, so that no command with it is printed.
+    assert found.value.flags == ()

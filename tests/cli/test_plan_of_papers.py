@@ -11,6 +11,8 @@ from autoslim.config import read_yaml
 FOLDER = Path(__file__).parents[2] / "search_spaces" / "papers"
 
 
+# A plan times steps of at least four images, which take minutes with the largest model on two cores without a GPU.
+@pytest.mark.timeout(1800)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
 def test_a_paper_can_be_planned_with_one_command(name: str, autoslim):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+from helpers.searched_folder import photos
 from helpers.small_search import make_search
 from helpers.tiny import config_of, make_dense, make_spec, slim
 
@@ -76,6 +77,16 @@ def test_data_that_are_gone_are_asked_for(autoslim, folder: Path):
 def test_other_data_are_refused(autoslim, folder: Path):
     err = refused(autoslim, "model", "--output", "again")
     assert "--data digits: its images, labels or splits are not those that the model was made from" in err
+
+
+def test_images_that_cannot_be_read_are_not_left_out(autoslim, folder: Path, tmp_path: Path):
+    source = photos(tmp_path / "photos")
+    for image in (source / "class 0").iterdir():
+        image.write_bytes(b"")
+    change(folder, dataset=DatasetSpec(source=str(source)))
+    err = refused(autoslim, "model", "--output", "again")
+    assert "a model is made again from all of its images: repair them" in err
+    assert "next:" not in err
 
 
 def test_a_dense_model_that_is_gone_is_asked_for(autoslim, folder: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -76,10 +77,29 @@ def test_every_budget_has_one_line_and_the_reasons_are_in_the_page() -> None:
     assert "out/report.html" in reasons
 
 
+def test_accuracies_in_the_table_have_their_intervals() -> None:
+    head, dense, *_ = [line for line in render(summary()).splitlines() if "of budget" in line or line.startswith("dense")]
+    assert head.endswith("validation top-1, % (95 %)  test top-1, % (95 %)")
+    assert re.split(r"  +", dense)[-2:] == [wilson(0.74, 5000).percent(), wilson(0.73, 10_000).percent()]
+
+
 def test_a_difference_within_the_interval_and_an_unreliable_timing_are_called_so() -> None:
     (line,) = lines_of(summary(), "70%:")
     assert "0.1 points above the dense model, within the noise" in line
     assert "1.40 times as fast (eager, CPU, batch 1; unreliable: half of the rounds are from 0.90 to 2.10)" in line
+
+
+def test_a_model_that_two_budgets_have_is_told_once() -> None:
+    twice = summary(models=(model("70%", 7, 5 * 10**8, 0.711), model("50%", 7, 5 * 10**8, 0.711)))
+    assert lines_of(twice, "50%:") == ["50%: the same model as 70%"]
+    (line,) = lines_of(twice, "70%:")
+    assert line.startswith("70%: test 71.10% ")
+
+
+def test_a_file_that_loses_too_much_has_a_line_of_its_own() -> None:
+    marked = {"50%": ("model.int8.onnx loses 1.20 points of top-1 on the test images (allowed: 0.5)",)}
+    (line,) = lines_of(summary(marked_forms=marked), "warning: ")
+    assert line == "warning: 50%: model.int8.onnx loses 1.20 points of top-1 on the test images (allowed: 0.5)"
 
 
 @pytest.mark.parametrize(

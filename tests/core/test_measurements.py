@@ -24,6 +24,8 @@ from autoslim.store.export import write_trials_parquet
 from workers.search.finalize import SelectedModel
 
 NAMES = [field.name for field in dataclasses.fields(Measurements)]
+SEVENS = {name: kind(7) for name, (kind, _) in measurement_fields().items()}
+TEXTS = {name for name, value in SEVENS.items() if isinstance(value, str)}
 
 
 @pytest.mark.parametrize("record", [Outcome, TrialResult, SelectedModel, Slimmed])
@@ -39,20 +41,22 @@ def test_the_client_has_all_measurements(reply: type[Trial]):
 
 
 def test_the_api_the_parquet_file_and_mlflow_have_all_measurements(tmp_path):
-    measured = make_result(0, **{name: kind(7) for name, (kind, _) in measurement_fields().items()})
+    measured = make_result(0, **SEVENS)
     with Store(f"sqlite:///{tmp_path / 'autoslim.db'}") as store:
         fill(store, make_job(), [measured])
         (trial,) = store.stored_trials("digits-1")
         job = store.job("digits-1")
-    assert trial.result.measurements() == measured.measurements() == dict.fromkeys(NAMES, 7)
+    assert trial.result.measurements() == measured.measurements() == SEVENS
     response = json.loads(trial_response(trial, PublicText(ServiceSettings(root=tmp_path))).model_dump_json())
-    assert {name: response[name] for name in NAMES} == dict.fromkeys(NAMES, 7)
+    assert {name: response[name] for name in NAMES} == SEVENS
     write_trials_parquet(tmp_path / "trials.parquet", job, [trial])
     (row,) = pq.read_table(tmp_path / "trials.parquet").to_pylist()
-    assert {name: row[name] for name in NAMES} == dict.fromkeys(NAMES, 7)
-    logged = {point.name: point.value for point in trial_content(job, trial, parent="p", pareto=False).points}
+    assert {name: row[name] for name in NAMES} == SEVENS
+    content = trial_content(job, trial, parent="p", pareto=False)
+    logged = {point.name: point.value for point in content.points}
     renamed = {"accuracy": "val_accuracy", "accuracy_after_pruning": "val_accuracy_after_pruning", "params": "mparams"}
-    expected = {renamed.get(name, re.sub("^flops", "gflops", name)) for name in NAMES}
+    assert {name: content.tags[name] for name in TEXTS} == dict.fromkeys(TEXTS, "7")
+    expected = {renamed.get(name, re.sub("^flops", "gflops", name)) for name in NAMES if name not in TEXTS}
     assert set(logged) == {"flops_share", *expected}
     assert logged["flops_share"] == 7 / DENSE.dense_flops
 

@@ -20,6 +20,15 @@ def test_a_share_is_shown_in_percent_and_a_cosine_is_not():
     assert (AGREEMENT.text(0.91234), AGREEMENT.text(0.91234, 2), AGREEMENT.spaced(0.91234)) == ("0.912", "0.9123", "0.9123")
 
 
+def test_an_interval_is_that_of_a_share_of_images():
+    assert ACCURACY.with_interval(0.711, 10_000) == "71.10 (70.2-72.0)"
+    assert ACCURACY.with_interval(0.711, None) == "71.10"
+    assert AGREEMENT.with_interval(0.711, 10_000) == "0.7110"
+    assert ACCURACY.with_interval(None, 10_000) == ""
+    units = [score.interval_unit(images) for score in (ACCURACY, AGREEMENT) for images in (10_000, None)]
+    assert units == [", % (95 %)", ", %", "", ""]
+
+
 def test_a_difference_says_of_what():
     assert ACCURACY.difference(0.0123) == "1.23 points of validation accuracy"
     assert AGREEMENT.difference(0.0123) == "0.0123 of validation agreement"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import prepare_dataset, split_writer
+from autoslim.data import examined, prepare_dataset, split_writer
 from autoslim.data.copies import HASH_BYTES
 from autoslim.errors import DatasetError
 
@@ -75,6 +76,22 @@ def test_a_preparation_that_failed_is_not_for_nothing(write_parquet, decoded, pi
     write_parquet("test.parquet", [0, 1] * 4, first=900)
     _prepare(root, tmp_path / "one")
     assert decoded == [picture(907)]
+
+
+def test_a_killed_preparation_examines_only_the_rest(write_parquet, decoded, tmp_path, monkeypatch):
+    monkeypatch.setattr(examined, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("autoslim.data.progress._WATCH_SECONDS", 0.0)
+    root, at_the_kill = _shards(write_parquet), tmp_path / "at-the-kill"
+
+    def watch(done: int, total: int) -> None:
+        if done == 41:
+            shutil.copytree(tmp_path / "home-cache", at_the_kill)
+
+    prepare_dataset(DatasetSpec(source=str(root)), tmp_path / "one", seed=0, watch=watch)
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(at_the_kill))
+    decoded.clear()
+    _prepare(root, tmp_path / "two")
+    assert len(decoded) == 68 - 40
 
 
 def test_an_unreadable_image_stays_unreadable(write_parquet, decoded, picture, tmp_path):

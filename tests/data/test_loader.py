@@ -9,9 +9,11 @@ import torch
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
-from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset
-from autoslim.data.augment import centre_crop, resized_crop, shift_crop
+from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset, strong
+from autoslim.data.augment import centre_crop
+from autoslim.data.map_ahead import THREAD_NAME
 from autoslim.errors import RequestError
+from autoslim.training.threads import torch_threads
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -46,6 +48,44 @@ def test_epoch_depends_on_seed_and_number_alone(augmentation, side):
     for other in (epoch_of(loader, 2), epoch_of(loader_of(split, augmentation=augmentation, seed=4), 1)):
         assert not torch.equal(first[1], other[1])
         assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_an_epoch_that_begins_late_has_the_batches_of_the_whole_one(augmentation, train):
+    loader = loader_of(split_of(40), augmentation=augmentation, train=train)
+    whole, late = list(loader.epoch(1)), list(loader.epoch(1, start=3))
+    assert len(late) == 2
+    for (images, labels), (late_images, late_labels) in zip(whole[3:], late, strict=True):
+        assert torch.equal(images, late_images)
+        assert torch.equal(labels, late_labels)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_batches_do_not_depend_on_the_number_of_threads(augmentation):
+    split = split_of(20, 80)
+    alone = epoch_of(loader_of(split, augmentation=augmentation), 0)[0]
+    with torch_threads(2):
+        assert torch.equal(epoch_of(loader_of(split, augmentation=augmentation), 0)[0], alone)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_gpu_gives_the_batches_of_a_cpu_and_is_not_waited_for(augmentation):
+    loader, device = loader_of(split_of(64, 80), augmentation=augmentation, batch_size=32), torch.device("cuda")
+    wanted = epoch_of(loader, 0)
+    epoch = loader.epoch(0, device)
+    next(epoch)  # what is loaded at first use has been loaded
+    epoch.close()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(loader.epoch(0, device))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(torch.cat([labels for _, labels in batches]).cpu(), wanted[1])
+    apart = (torch.cat([images for images, _ in batches]).cpu() - wanted[0]).abs() > 1e-3
+    # A rounding error may lead over a threshold of `strong`.
+    assert apart.float().mean() < (1e-3 if augmentation == "strong" else 1e-9)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -92,28 +132,52 @@ def test_partial_batch_is_dropped_unless_it_is_the_only_one(count, steps, seen):
     assert (len(loader), len(set(labels.tolist()))) == (steps, seen)
 
 
-def test_shift_crop_moves_by_an_eighth_at_most_and_mirrors_the_border():
+def repeated(image: np.ndarray, count: int) -> ImageSplit:
+    return ImageSplit(np.zeros(count, np.int64), image.shape[:2], lambda indices: np.stack([image] * len(indices)))
+
+
+def pixels_of(images: torch.Tensor) -> np.ndarray:
+    """The bytes of normalised images, (B, h, w, 3)."""
+    return ((images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255).permute(0, 2, 3, 1).numpy()
+
+
+def test_small_images_are_shifted_by_an_eighth_at_most_and_mirrored_at_the_border():
     image = np.broadcast_to(np.arange(16, dtype=np.uint8)[None, :, None], (16, 16, 3))
-    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0))
-    found = {tuple(crop[0, :, 0].tolist()) for crop in crops}
+    images, _ = epoch_of(loader_of(repeated(image, 200), augmentation="light", flip=False), 0)
+    found = {tuple(crop[0, :, 0].round().astype(int).tolist()) for crop in pixels_of(images)}
     padded = [2, 1, *range(16), 14, 13]
     assert found == {tuple(padded[start : start + 16]) for start in range(5)}
 
 
-def test_shift_crop_uses_the_stored_margin_before_it_mirrors():
+def test_the_stored_margin_is_used_before_it_is_mirrored():
     image = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 20, 3))
-    crops = shift_crop(np.stack([image] * 200), (16, 16), np.random.default_rng(0))
-    assert {tuple(crop[:, 0, 0].tolist()) for crop in crops} == {tuple(range(start, start + 16)) for start in range(5)}
+    images, _ = epoch_of(loader_of(repeated(image, 200), size=16, augmentation="light", flip=False), 0)
+    found = {tuple(crop[:, 0, 0].round().astype(int).tolist()) for crop in pixels_of(images)}
+    assert found == {tuple(range(start, start + 16)) for start in range(5)}
 
 
-def test_resized_crop_shows_a_part_of_the_image_in_order():
+def test_small_images_are_to_the_bit_what_numpy_makes_of_the_same_draws():
+    split = split_of(16, 20)
+    images, labels = next(loader_of(split, size=16, batch_size=16, augmentation="light", seed=5).epoch(3))
+    generator = np.random.default_rng([5, 3, 1])
+    row, column = (2 + generator.integers(-2, 2, size=16, endpoint=True)[:, None] + np.arange(16) for _ in range(2))
+    crops = split.images(labels.numpy())[np.arange(16)[:, None, None], row[:, :, None], column[:, None, :]]
+    mirrored = generator.random(16) < 0.5
+    crops[mirrored] = crops[mirrored, :, ::-1]
+    scale, shift = ((1 / (255 * np.array(STD))).astype(np.float32), (-np.array(MEAN) / np.array(STD)).astype(np.float32))
+    wanted = np.multiply(crops, scale, dtype=np.float32) + shift
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), wanted)
+
+
+def test_of_large_images_a_part_is_shown_in_order():
     ramp = np.linspace(0, 255, 100).astype(np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (100, 100, 3))
-    crops = resized_crop(np.stack([image] * 50), (80, 80), (0.6, 1.0), np.random.default_rng(0))
-    assert (np.diff(crops[:, 0, :, 0].astype(int), axis=1) >= 0).all()
-    spans = crops[:, 0, -1, 0].astype(int) - crops[:, 0, 0, 0]
+    images, _ = epoch_of(loader_of(repeated(image, 48), size=80, augmentation="light", flip=False), 0)
+    lines = pixels_of(images)[:, 0, :, 0]
+    assert (np.diff(lines, axis=1) > -0.01).all()
+    spans = lines[:, -1] - lines[:, 0]
     assert spans.min() > 255 * 0.65
-    assert len(set(spans.tolist())) > 10
+    assert len(set(spans.round().tolist())) > 10
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -134,8 +198,8 @@ def test_none_changes_nothing_but_the_order():
 
 
 def test_strong_survives_full_magnitude(monkeypatch):
-    monkeypatch.setattr(random, "gauss", lambda mean, deviation: 12.0)
-    images, _ = epoch_of(loader_of(split_of(400), augmentation="strong"), 0)
+    monkeypatch.setattr(strong, "_MAGNITUDE", 12.0)
+    images, _ = epoch_of(loader_of(split_of(400), augmentation="strong", batch_size=100), 0)
     assert torch.isfinite(images).all()
 
 
@@ -168,7 +232,7 @@ def test_epoch_left_early_leaves_no_thread_behind():
     batches = loader_of(split_of(80)).epoch(0)
     next(batches)
     batches.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("autoslim-loader")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
 
 
 def test_faults_of_reading_reach_the_caller():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from helpers.decoded_pixels import are_right
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import PreparedDataset, dataset, prepare_dataset, split_writer
+from autoslim.data import PreparedDataset, dataset, pixel_collector, prepare_dataset, split_writer
 from autoslim.data.decode import decode_rgb
 from autoslim.data.pixel_file import PixelWriter, bytes_in_file
 
@@ -97,6 +98,29 @@ def test_an_unreadable_image_is_left_out_and_the_others_are_kept(root, decoded, 
     assert prepared.report.test.unreadable == 1
     assert are_right(prepared, SIZE)
     assert len(decoded) == 48
+
+
+def test_a_killed_preparation_goes_on_behind_the_last_finished_file(root, decoded, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(pixel_collector, "FILE_BYTES", 10 * bytes_in_file(SIZE))
+    monkeypatch.setenv("AUTOSLIM_CACHE_LIMIT", str(64 * bytes_in_file(SIZE)))
+    monkeypatch.setattr("autoslim.data.progress._WATCH_SECONDS", 0.0)
+    at_the_kill = tmp_path / "at-the-kill"
+
+    def watch(done: int, total: int) -> None:
+        if done == 35:
+            shutil.copytree(home.parent, at_the_kill)
+
+    prepare_dataset(DatasetSpec(source=str(root)), tmp_path / "one", seed=0, inputs=INPUTS, watch=watch)
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(at_the_kill))
+    assert not (at_the_kill / "examined").exists()
+    first = set(decoded)
+    decoded.clear()
+    prepared = _prepare(root, tmp_path / "two")
+    assert len(decoded) == 18
+    assert set(decoded) < first
+    assert prepared.kept(SIZE) == 30
+    assert are_right(prepared, SIZE)
+    assert len(decoded) == 18
 
 
 @pytest.mark.parametrize("limit", ["0", str(10 * bytes_in_file(SIZE))])

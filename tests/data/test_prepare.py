@@ -174,6 +174,7 @@ def broken(write_parquet, picture):
     return write
 
 
+@pytest.mark.faults
 def test_unreadable_images_are_dropped_named_and_counted(broken, tmp_path):
     dataset = prepare_dataset(spec_of(broken(2)), tmp_path / "cache", seed=0)
     report = dataset.report.train
@@ -182,6 +183,7 @@ def test_unreadable_images_are_dropped_named_and_counted(broken, tmp_path):
     assert len(dataset.splits((12, 12)).train) == 198
 
 
+@pytest.mark.faults
 def test_too_many_unreadable_images_fail_with_what_to_do_and_are_all_named(broken, tmp_path):
     source = broken(4)
     message = (

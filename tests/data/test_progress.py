@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from autoslim.core.job import DatasetSpec
-from autoslim.data import prepare_dataset
+from autoslim.data import prepare, prepare_dataset
 from autoslim.data.progress import Progress
 
 
@@ -22,6 +24,41 @@ def test_lines_come_now_and_then_with_the_time_that_is_left():
         "about 15s left",
         "about 5s left",
     ]
+
+
+def test_what_was_prepared_before_does_not_make_the_rest_look_quick():
+    now, said = [0.0], []
+    progress = Progress(10_240, said.append, clock=lambda: now[0])
+    for done in range(5_680):
+        # The first half comes from an earlier preparation.
+        now[0] += 1 / 1024 if done < 5_120 else 0.125
+        progress.advance()
+    assert said[-1] == "preparing images: 5,680 of 10,240, about 9m30s left"
+
+
+def test_the_space_that_decoded_images_take_is_told_beforehand(write_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_TOLD_BYTES", 2**20)
+    root, said = str(write_images({"ant": 10, "bee": 10})), []
+    for limit in (2**30, 2**29):
+        spec, inputs = DatasetSpec(source=root, decoded_limit=limit), [((12, 12), 1.0), ((3000, 4000), 1.0)]
+        with monkeypatch.context() as patch:
+            # Nothing of this size is decoded here.
+            patch.setattr(prepare.PixelCache, "collecting", lambda self: contextlib.nullcontext(_Nothing()))
+            prepare_dataset(spec, tmp_path / str(limit), seed=0, inputs=inputs, tell=said.append)
+    line = "20 images of 3000x4000 pixels take 0.7 GiB decoded"
+    assert said == [line, f"{line}, more than the 0.5 GiB that are kept: they are decoded while they are read"]
+
+
+class _Nothing:
+    """A collector of no image."""
+
+    size, count = (12, 12), 0
+
+    def has(self, content: bytes) -> bool:
+        return False
+
+    def wants(self, content: bytes) -> bool:
+        return False
 
 
 def test_small_sets_are_prepared_without_a_word(write_images, tmp_path):

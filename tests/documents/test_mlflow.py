@@ -39,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContent, list[Run
         job = make_job(limits=limits, resources=Resources(), more_models=(model,), teacher=model)
         fill(store, job)
         store.set_base(job.id, DENSE.replace(latency_ms=9.0, starts={"deit_small_patch16_224": DENSE}))
-        everything = {name: make_result(0).measurements()[name] or 1 for name in measurement_fields()}
+        everything = {name: make_result(0).measurements()[name] or kind(1) for name, (kind, _) in measurement_fields().items()}
         result = make_result(12, **everything)
         add(store, job.id, result.replace(recipe=result.recipe.replace(model="deit_small_patch16_224")))
         store.report(job.id, 12, make_report(4).replace(system=system_metrics()))

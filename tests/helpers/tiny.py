@@ -59,6 +59,7 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rotary positions and attention pooling": ("vit_pe_core_small_patch16_384", {}),
     "keys without a bias": ("eva_giant_patch14_224", {}),
     "relative positions": ("beit_base_patch16_224", {}),
+    "relative positions by an MLP": ("vit_relpos_base_patch16_clsgap_224", {}),
     # The first stage has shifted windows, the second a single one that needs no shift.
     "windows": ("swin_tiny_patch4_window7_224", {}),
     "windows and norms behind": ("swinv2_tiny_window8_256", {}),

@@ -40,6 +40,7 @@ class Model(dict):
 class Ended:
     dense_flops, dense_accuracy, logged, states = 100, 0.9, True, {"complete": 1}
     reasons: ClassVar[dict] = {}
+    images: ClassVar[dict] = {"validation": 100, "test": 200}
     cost = SearchCost(seconds=1.0, device="CPU", device_hours=0.5, bytes=1000, price=2.0)
 
     def __init__(self, found: bool) -> None:

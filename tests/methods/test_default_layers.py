@@ -57,6 +57,26 @@ def test_defaults_reach_low_budgets(method: str, depth: int):
         assert 0.99 * budget <= solve(METHODS[method], shape, Plan.dense(shape), {}, budget).flops <= budget
 
 
+@pytest.mark.parametrize("depth", [6, 12])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in WITH_LAYERS])
+def test_defaults_without_blocks_reach_low_budgets(method: str, depth: int):
+    shape = shape_of(depth)
+    for share in (0.35, 0.25, 0.15):
+        budget = share_of_dense(shape, share)
+        # Of widths the same whole number everywhere is solved for; pruning fills the budget unit by unit.
+        assert 0.95 * budget <= solve(METHODS[method], shape, Plan.dense(shape), {}, budget).flops <= budget
+
+
+@pytest.mark.parametrize("method", WITH_LAYERS)
+def test_the_default_blocks_reach_15_percent_of_a_deep_model_and_say_so_where_the_first_block_is_more(method: str):
+    """What prunes in front of a block computes the first one whole, a sixth of a model of 6 blocks."""
+    deep, shallow = shape_of(12), shape_of(6)
+    budget = share_of_dense(deep, 0.15)
+    assert 0.98 * budget <= solve(METHODS[method], deep, Plan.dense(deep), {}, budget).flops <= budget
+    with pytest.raises(InfeasibleError, match="cheapest form"):
+        solve(METHODS[method], shallow, Plan.dense(shallow), {}, share_of_dense(shallow, 0.15))
+
+
 @pytest.mark.parametrize("method", WITH_LAYERS)
 def test_the_default_blocks_stay_where_the_budget_is_within_their_reach(method: str):
     shape = shape_of(12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import random
 from typing import Any
 
@@ -23,6 +24,7 @@ from autoslim.cost import predict
 from autoslim.errors import InfeasibleError, SpaceError
 from autoslim.methods import METHODS, Knob, evaluate, solve
 from autoslim.models import create_dense, read_shape
+from autoslim.search.space.space import TRAINING
 
 KNOBS = [(method, knob) for method in METHODS for knob in METHODS[method].ranges]
 
@@ -104,6 +106,23 @@ def test_defaults_and_ends_are_allowed_and_what_lies_beyond_is_not(method: str, 
     for value in (-1.0, 1e9, "much", None, True):
         with pytest.raises(SpaceError, match=knob):
             METHODS[method].repair(shape, {**knobs, knob: value})
+
+
+DRAWN = {
+    **{f"training.{name}": knob for name, knob in TRAINING.items()},
+    **{f"{method}.{name}": knob for method in METHODS for name, knob in METHODS[method].ranges.items()},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, knob in DRAWN.items() if knob.kind == "float" and not knob.cost_sign])
+def test_a_default_is_not_lost_at_one_end_of_what_is_drawn(name: str):
+    """A tenth of the draws lies on each side of it, unless it is the end itself, where an option is off."""
+    knob = DRAWN[name]
+    assert knob.low is not None
+    assert knob.high is not None
+    low, high, default = (math.log(value) if knob.log else value for value in (knob.low, knob.high, knob.default))
+    place = (default - low) / (high - low)
+    assert 0.1 <= place <= 0.901 or place in (0, 1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,7 +12,10 @@ from helpers.tiny import KINDS, SIZES, enliven, images, make_dense
 from torch import nn
 
 from autoslim.core.job import ModelSpec
+from autoslim.core.plan import Plan
+from autoslim.cost import count_flops, predict, predict_params
 from autoslim.errors import UnsupportedModelError
+from autoslim.methods import METHODS, refusals
 from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
@@ -21,9 +24,11 @@ from autoslim.models import create_dense, read_shape
 from autoslim.models.placed_tokens import PlacedTokens, places_at
 from autoslim.models.positional import PositionalBlock, Rotation
 from autoslim.models.registry import family_of
+from autoslim.training.rank_group import RankGroup
+from autoslim.training.whole_batch import WholeBatch
 
 ROTARY = ("rotary positions", "learned rotary positions", "rotary positions and norms inside")
-WITH_PLACES = (*ROTARY, "relative positions")
+WITH_PLACES = (*ROTARY, "relative positions", "relative positions by an MLP")
 OPENED = (*WITH_PLACES, "rotary positions and attention pooling", "keys without a bias")
 
 
@@ -78,8 +83,47 @@ def timms_block(model: Any, x_BND: torch.Tensor, mask_B11N: torch.Tensor) -> tor
         # timm's BEiT takes no mask, but a bias for all blocks, which is added as well.
         out: torch.Tensor = block(x_BND, shared_rel_pos_bias=mask_B11N)
         return out
+    if hasattr(block.attn, "rel_pos"):
+        # Neither does this one, which adds its own bias in every case.
+        bias = block.attn.rel_pos.get_bias()
+        block.attn.rel_pos.get_bias = lambda: bias + mask_B11N
+        hidden: torch.Tensor = block(x_BND)
+        return hidden
     rope = model.rope.get_embed()
     return block(x_BND, rope=rope[1] if model.rope_mixed else rope, attn_mask=mask_B11N)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def test_positions_and_norms_behind_are_opened_and_narrowed():
+    torch.manual_seed(0)
+    model = timm.create_model("vit_relpos_small_patch16_rpn_224", num_classes=10, **SIZES).eval()
+    enliven(model)
+    logits_BC, shape = model(images()), read_shape(model)
+    assert shape.blocks[0].norms_behind
+    opened = family_of(model).open(model)
+    assert torch.equal(opened(images()), logits_BC)
+    plan = Plan.dense(shape)
+    widths = [{"heads": 2, "head_width": 5}, {"heads": 0, "head_width": 0}, {"hidden": 0}, {"hidden": 7}]
+    plan = plan.replace(blocks=tuple(block.replace(**own) for block, own in zip(plan.blocks, widths, strict=True)))
+    narrowed = METHODS["width"].build(copy.deepcopy(opened), shape, plan, METHODS["width"].repair(shape, {}))
+    assert count_flops(narrowed, 32) == predict(shape, plan).total
+    assert sum(p.numel() for p in narrowed.parameters()) == predict_params(shape, plan)
+    assert sorted(refusals(shape)) == ["dps", "merge", "patch_slimming", "sit"]
+
+
+def test_every_rank_draws_the_same_dropout_of_positions():
+    """timm's MLP of positions has dropout, and the share of a batch is none of its rows."""
+    block: Any = blocks_of(make_dense("relative positions by an MLP").module)[0].train()
+    x_BND = torch.randn(2, 17, 48)
+    outputs = []
+    for rank in range(2):
+        torch.manual_seed(5)
+        with WholeBatch(RankGroup(rank, 2), 4):
+            outputs.append(block(x_BND))
+    assert torch.equal(*outputs)
+    assert not torch.equal(block(x_BND), block(x_BND))
+    block.eval()
+    assert torch.equal(block(x_BND), block(x_BND))
 
 
 @pytest.mark.parametrize("kind", WITH_PLACES)

@@ -43,7 +43,7 @@ def test_prefix_tokens_are_counted(model: str, prefix: int):
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "layers on classes alone": ("cait_xxs24_224", {}, "Cait"),
-    "relative positions": ("vit_relpos_small_patch16_224", {}, "VisionTransformerRelPos"),
+    "shared relative positions": ("vit_srelpos_small_patch16_224", {"depth": 1}, "shared_rel_pos"),
     "patch dropout": ("vit_tiny_patch16_224", {"depth": 1, "patch_drop_rate": 0.5}, "patch_drop"),
     "refined patches": ("vit_tiny_patch16_224", {"depth": 1, "global_pool": "prr"}, "pooling 'prr'"),
     "one channel": ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}, "patch_embed takes 1 channels"),
@@ -96,7 +96,7 @@ PARTS_OF: dict[str, dict[str, Any]] = {
     "dynamic size": {"image_size": (32, 32), "final_norm": False},
     "parallel attention and MLP": {"whole": True, "shared_norm": True, "branches": 1},
     "parallel branches": {"whole": True, "shared_norm": False, "branches": 2},
-    "norms behind": {"whole": True, "shared_norm": False, "branches": 1},
+    "norms behind": {"norms_behind": True, "branches": 1},
 }
 
 
@@ -156,6 +156,17 @@ def test_blocks_that_run_as_a_whole_are_for_methods_that_drop_tokens_between_the
     if shape.pool == "token":
         with pytest.raises(RequestError, match="class query"):
             Plan.dense(shape, class_query=True)
+
+
+def test_blocks_with_their_norms_behind_are_for_methods_of_widths_too():
+    shape = make_dense("norms behind").shape
+    assert [name for name in METHODS if name not in refusals(shape)] == ["life_regression", "sit", "vit_slim", "width"]
+    with pytest.raises(UnsupportedModelError, match="start 'attention'"):
+        METHODS["life_regression"].repair(shape, {"start": "attention"})
+    for patches in METHODS["vit_slim"].ranges["patches"].choices or ():
+        if patches != "stay":
+            with pytest.raises(UnsupportedModelError, match=f"vit_slim with patches '{patches}' runs attention and MLP"):
+                METHODS["vit_slim"].repair(shape, {"patches": patches})
 
 
 def test_windows_and_joined_tokens_are_priced():

@@ -198,7 +198,7 @@ def test_measured_speed_of_handed_over_models_stands_on_the_page_and_slow_ones_a
     write_config(folder, config.replace(speed=SpeedReport(hardware="a processor", threads=2, timings=timings)))
     text = render_front(make_job(output=str(tmp_path)), DENSE, make_results(), {"50%": 3, "70%": 1})
     page = Page(text)
-    assert "1.93 (0.90-2.10)" in page.texts["td"]
+    assert "1.93 (0.90-2.10) unreliable" in page.texts["td"]
     assert "<b>Not faster than the dense model at batch 1:</b> 50% (eager, cpu)." in text
     assert "a processor, 2 threads" in text
     assert "Speed of the models" not in render(**{"50%": 3})

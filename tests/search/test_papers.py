@@ -46,8 +46,24 @@ PUBLISHED = {
     "sit_deit_tiny": ((0.595,), 0.006),
     "sit_deit_small": ((2.187,), 0.006),
     "sit_deit_base": ((8.363,), 0.006),
+    # The same schedule on the other backbones that its code names, of DeiT's shapes.
+    "life_regression_vit_tiny_70": ((0.858,), 0.006),
+    "life_regression_vit_small_70": ((3.177,), 0.006),
+    "life_regression_vit_base_70": ((12.200,), 0.006),
+    # SiT's README; without norms they are 0.987, 1.482, 4.016, 8.019 and 34.314 by this count.
+    "sit_lvvit_tiny": ((1.0,), 0.014),
+    "sit_lvvit_xsmall": ((1.5,), 0.014),
+    "sit_lvvit_small": ((4.0,), 0.014),
+    "sit_lvvit_medium": ((8.1,), 0.014),
+    "sit_lvvit_large": ((34.4,), 0.014),
+    # Papers with Code; ViT-Slim, Table 7, which says nothing of how much each layer keeps.
+    "patch_slimming_lvvit_small": ((4.7,), 0.001),
+    "dps_lvvit_small": ((4.5,), 0.001),
+    "vit_slim_swin_tiny": ((3.8, 3.4), 0.001),
 }
 """GFLOPs that are published, or follow from published code, by file, and how far a budget may be from them, as a share."""
+
+PAPERS = {"vit_slim", "sit", "life_regression", "patch_slimming", "dps"}
 
 each_file = pytest.mark.parametrize("name", FILES)
 
@@ -75,7 +91,7 @@ def proposals(name: str) -> list[Proposal]:
 def test_there_is_a_file_for_every_row_and_none_is_a_named_space():
     assert set(FILES) == set(PUBLISHED)
     assert not set(FILES) & set(space_names())
-    assert {name.partition("_deit")[0] for name in FILES} == {"vit_slim", "sit", "life_regression", "patch_slimming", "dps"}
+    assert {method for name in FILES for method in load_space(job_of(name).space).methods} == PAPERS
 
 
 @each_file
@@ -112,8 +128,47 @@ def test_a_paper_differs_from_the_methods_defaults_only_where_its_file_says_so(n
     defaults = METHODS[step.method].repair(shape, {})
     solved = {knob for knob, own in METHODS[step.method].ranges.items() if own.cost_sign or not own.searched}
     other = {knob for knob in step.knobs if knob not in solved and step.knobs[knob] != defaults.get(knob)}
-    allowed = {"sit": {"token_error"}, "vit_slim": {"attention_give", "mlp_give"}}.get(step.method, set())
+    # SiT cuts its stages where a table of its own says, for each of its models.
+    stages = {f"stage_layer_{k}" for k in (1, 2, 3)}
+    allowed = {"sit": {"token_error", *stages}, "vit_slim": {"attention_give", "mlp_give"}}.get(step.method, set())
     assert other <= allowed
+
+
+def tokens_of(name: str) -> list[int]:
+    """Tokens that each block computes. A budget that leaves room for one more would not be the paper's model."""
+    (proposal,) = proposals(name)
+    assert proposal.plan is not None
+    return [block.tokens_mlp for block in proposal.plan.blocks]
+
+
+STAGES = {"tiny": (1, 2, 3), "xsmall": (1, 2, 3), "small": (9, 12, 14), "medium": (10, 14, 17), "large": (10, 14, 17)}
+"""Blocks in front of which the released models of SiT slim."""
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("sit_")])
+def test_sit_leaves_half_of_the_patches_at_each_stage(name: str):
+    shape = shape_of(job_of(name).model.name)
+    layers = STAGES[name.removeprefix("sit_lvvit_")] if "lvvit" in name else (3, 6, 9)
+    halved = [sum(block >= layer for layer in layers) for block in range(shape.depth)]
+    assert tokens_of(name) == [1 + shape.patches // 2**times for times in halved]
+
+
+KEPT = {"70": (140, 100, 72), "80": (159, 129, 105), "90": (179, 163, 148)}
+"""Tokens of the schedules of life regression's code, from blocks 4, 7 and 10 on."""
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("life_regression_")])
+def test_life_regression_keeps_the_tokens_of_its_code(name: str):
+    first, second, third = KEPT[name[-2:]]
+    assert tokens_of(name) == [197] * 4 + [first] * 3 + [second] * 3 + [third] * 2
+
+
+def test_a_file_of_weights_is_named_where_timm_has_none():
+    for name in FILES:
+        job = job_of(name)
+        config = timm.get_pretrained_cfg(job.model.name)
+        has_own = bool(config.hf_hub_id or config.url)
+        assert (job.model.weights == "pretrained") == has_own, name
 
 
 @each_file

@@ -161,6 +161,13 @@ def test_a_probe_is_a_data_set_under_the_roots_as_well(client: httpx.Client) -> 
         assert "/probe" in [error["pointer"] for error in answer.json()["errors"]]
 
 
+def test_labels_of_patches_are_in_a_folder_under_the_roots_as_well(client: httpx.Client) -> None:
+    for text in ("/etc", "../outside", "./../outside"):
+        answer = client.post("/v1/jobs", json=SPEC | {"token_labels": text})
+        assert answer.status_code == 422, answer.text
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/token_labels"]
+
+
 def test_what_is_outside_is_told_alike_whether_it_exists_or_not(client: httpx.Client) -> None:
     told = [client.post("/v1/jobs", json=SPEC | {"data": path}).json()["errors"][0]["detail"] for path in ("/etc", "/etd")]
     assert told[0].replace("/etc", "/etd") == told[1]

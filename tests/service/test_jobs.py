@@ -54,6 +54,7 @@ def test_the_same_key_gives_the_same_job(client: httpx.Client) -> None:
     assert other.json()["code"] == "idempotency-key-reused"
 
 
+@pytest.mark.faults
 def test_the_same_key_at_the_same_time_makes_one_job(client: httpx.Client) -> None:
     def submit(_: int) -> httpx.Response:
         return client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "many"})

@@ -32,6 +32,7 @@ def set_clock(monkeypatch):
     return set_by
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("hours", HOURS)
 def test_a_lease_that_is_held_stays_held_when_the_clock_is_set(queue, set_clock, hours):
     claim = queue.claim("a", 60)
@@ -42,6 +43,7 @@ def test_a_lease_that_is_held_stays_held_when_the_clock_is_set(queue, set_clock,
     assert queue.get(claim.id).reason is None
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("hours", HOURS)
 def test_a_lease_that_is_not_renewed_ends_in_time_when_the_clock_is_set(queue, set_clock, hours):
     first = queue.claim("a", 0.05)

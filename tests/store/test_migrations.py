@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from helpers.sample_search import fill, make_job, make_result, make_results
 
 from autoslim.core.result import Origin, Phase, SharedCost
+from autoslim.core.run_folder import RunFolder
 from autoslim.errors import RequestError, UnavailableError
 from autoslim.store import Access, Keys, Queue, Store, migrate, schema
 from autoslim.store.database import Database
@@ -98,6 +99,10 @@ def former(database_url, database):
         for table in (table.name for table in schema.metadata.sorted_tables if table.name in STORE_0003):
             columns = sa.table(table, *(sa.column(name) for name in STORE_0003[table][0]))
             connection.execute(columns.insert(), STORE_0003[table])
+        if connection.dialect.name == "postgresql":
+            # Rows that bring their numbers do not advance what gives the next one.
+            last = "(SELECT max(seq) FROM autoslim_events)"
+            connection.execute(sa.text(f"SELECT setval(pg_get_serial_sequence('autoslim_events', 'seq'), {last})"))
     database.close()
     return database_url
 
@@ -127,6 +132,28 @@ def test_events_of_version_0_1_are_told_under_todays_names(former):
     reported = [event.data["phase"] for event in events.values() if event.type == "trial_reported"]
     began = [event.data["origin"] for event in events.values() if event.type == "trial_began"]
     assert (reported, began) == (["prune", "finetune"], ["control", "refinement"])
+
+
+def test_a_job_that_ran_under_version_0_1_goes_on_with_its_next_attempt(former):
+    with Queue(former) as queue:
+        (job,) = queue.list()
+        assert (job.state, job.attempt) == ("SEARCHING", 1)
+        seen = queue.events(job.id)
+        # Its driver is of the old version, and was stopped with it.
+        queue.expire_lease(job.id, 1)
+        claim = queue.claim("supervisor", 60)
+        assert (claim.id, claim.attempt) == (job.id, 2)
+        assert queue.adopt(job.id, 2, "driver", 60).fence > claim.fence
+        assert queue.events(job.id)[: len(seen)] == seen
+
+
+def test_a_run_folder_of_version_0_1_holds_the_job_that_its_store_has(former, tmp_path):
+    (row,) = STORE_0003["autoslim_jobs"]
+    folder = RunFolder(tmp_path)
+    folder.job_file.write_text(row["spec"])
+    with Store(former) as store:
+        assert folder.read_job() == store.job(row["id"]).job
+        assert [trial.result.number for trial in store.stored_trials(row["id"])] == list(range(7))
 
 
 @pytest.mark.parametrize(

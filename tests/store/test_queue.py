@@ -86,6 +86,7 @@ def test_same_key_with_another_request_is_refused(queue):
         queue.submit('{"model": "other"}', tenant="me", idempotency_key="k")
 
 
+@pytest.mark.faults
 def test_fifty_who_submit_with_one_key_at_once_get_one_job(queue):
     together, ids, created, failures = threading.Barrier(50), [], [], []
 
@@ -316,6 +317,7 @@ def test_failure_is_kept_with_its_class_its_sentence_and_its_next_command(queue)
     assert queue.events(job.id)[-1].data["failure"] == BROKEN.to_dict()
 
 
+@pytest.mark.faults
 def test_cancelling_works_in_every_state_and_twice(queue):
     for state in S:
         job, claim = bring_to(queue, state)

@@ -19,10 +19,11 @@ from autoslim.export.artifact import save
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.models import write_folder
 from autoslim.training.agreement import Agreement, agreement, cosines
+from autoslim.training.device import Precision
 from autoslim.training.feature_evaluation import evaluate_features
 from autoslim.training.knn import TEMPERATURE, knn_top1, pooled_features, vote
 
-CPU = {"device": torch.device("cpu"), "bfloat16": False}
+CPU = {"device": torch.device("cpu"), "precision": Precision.FLOAT32}
 
 
 def loader_of(labels: list[int], *, seed: int = 0, batch_size: int = 4) -> Loader:

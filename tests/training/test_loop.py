@@ -18,6 +18,7 @@ from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training import TrialContext
+from autoslim.training.device import Precision, choose_precision
 from autoslim.training.loop import Objective, PhaseSchedule, Trainer, learning_rate_factor, make_optimizer
 from autoslim.training.losses import task_loss
 
@@ -43,7 +44,8 @@ def make_trainer(context: TrialContext, loader: Loader) -> MakeTrainer:
 
         student.requires_grad_(True)
         schedule = PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=steps)
-        return Trainer(student, objective or plain, loader, training, schedule, seed=0, device=CPU, bfloat16=False)
+        precision = choose_precision(training.precision, CPU)
+        return Trainer(student, objective or plain, loader, training, schedule, seed=0, device=CPU, precision=precision)
 
     return make_trainer
 
@@ -115,7 +117,7 @@ def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, context: Tri
         PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=3),
         seed=0,
         device=CPU,
-        bfloat16=False,
+        precision=Precision.FLOAT32,
     )
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     list(trainer.segments())
@@ -320,11 +322,21 @@ def test_mixup_mixes_each_image_with_its_opposite_number(make_trainer: MakeTrain
     assert all(0 <= share <= 1 for share in shares)
 
 
-def test_precision_is_checked():
-    from autoslim.errors import RequestError
-    from autoslim.training.device import uses_bfloat16
+def test_cutmix_takes_pixels_and_labels_from_the_same_partner(make_trainer: MakeTrainer, context: TrialContext):
+    seen = []
+    student = context.student()
 
-    assert uses_bfloat16("bfloat16", CPU)
-    assert not uses_bfloat16("float32", CPU)
-    with pytest.raises(RequestError, match="precision is 'float8'; allowed: auto, bfloat16, float32"):
-        uses_bfloat16("float8", CPU)
+    def objective(images_B3HW: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        seen.append((images_B3HW, targets))
+        return {"loss": student(images_B3HW).sum() * 0}
+
+    list(make_trainer(student, objective, steps=1).segments())
+    list(make_trainer(student, objective, steps=1, cutmix=1.0).segments())
+    (plain_B3HW, labels_B), (cut_B3HW, targets_BC) = seen
+    assert bool(((cut_B3HW == plain_B3HW) | (cut_B3HW == plain_B3HW.flip(0))).all())
+    hard_BC = functional.one_hot(labels_B, 10).float()
+    first = (labels_B != labels_B.flip(0)).nonzero()[0, 0]
+    share = float(targets_BC[first, labels_B[first]])
+    # At most what differs from the image is the partner's; where both are black nobody can tell.
+    assert 0 < share <= float((cut_B3HW == plain_B3HW).all(dim=0).all(dim=0).float().mean()) + 1e-6
+    torch.testing.assert_close(targets_BC, share * hard_BC + (1 - share) * hard_BC.flip(0), rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from helpers.marks import CI_ONLY
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport, Phase
 from autoslim.data import PreparedDataset
-from autoslim.errors import DivergedError, RankLostError
+from autoslim.errors import DivergedError, PreemptedError, RankLostError
 from autoslim.methods import METHODS
 from autoslim.training import TrialContext, ranks, run_trial
 from autoslim.training.ranks import LeadingRank
@@ -79,6 +79,22 @@ def test_a_trial_resumes_with_another_number_of_ranks(
     rest, _ = drain(run_trial(recipe, contexts[1], tmp_path / "both"))
     # The first report of a resumed trial is the last one before.
     assert_same_losses([*begun, *rest[1:]], alone)
+
+
+@pytest.mark.slow
+def test_a_trial_that_leaves_its_node_in_an_epoch_ends_its_ranks_and_goes_on_with_as_many(
+    context: TrialContext, on_two_ranks: TrialContext, leading: LeadingRank, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    recipe = make_recipe("merge", **{**SETTINGS, "epochs": 2.0})
+    alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
+    asked = iter(range(100))
+    leaving = dataclasses.replace(on_two_ranks, preempted=lambda: next(asked) >= 8)
+    begun: list[EpochReport] = []
+    with pytest.raises(PreemptedError):
+        begun.extend(run_trial(recipe, leaving, tmp_path / "two"))
+    assert leading._others == []
+    rest, _ = drain(run_trial(recipe, on_two_ranks, tmp_path / "two"))
+    assert_same_losses([*begun, *rest], alone)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import Phase
 from autoslim.models import DenseModel
-from autoslim.training.device import autocast, pick_device, uses_bfloat16
+from autoslim.training.device import autocast, choose_precision, pick_device
 from autoslim.training.loop import PhaseSchedule, make_optimizer
 from autoslim.training.losses import task_loss
 
@@ -66,11 +66,11 @@ def _measure(job: SearchJob, dense: DenseModel, kept: float) -> Throughput:
     teacher = dense.module.to(device).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
     tokens = dense.shape.prefix_tokens + max(1, round(kept * dense.shape.patches))
+    precision = choose_precision(job.training.precision, device)
     step = _stepper(job, student, dense, device)
 
     def forward(images_B3HW: Tensor) -> None:
-        bfloat16 = uses_bfloat16(job.training.precision, device)
-        with torch.no_grad(), autocast(student, device=device, bfloat16=bfloat16):
+        with torch.no_grad(), autocast(student, device=device, precision=precision):
             student(images_B3HW)
 
     size = _batch_size(job.training.batch_size, lambda count: _time(lambda: step(_images(dense, count, device), teacher), device))
@@ -91,13 +91,15 @@ def _stepper(
     training = job.training
     optimizer = make_optimizer(student, training, PhaseSchedule(phase=Phase.FINETUNE, seed_name="pace", steps=1))
     average = ModelEmaV3(student, decay=training.ema_decay, use_warmup=True) if training.ema_decay > 0 else None
-    bfloat16 = uses_bfloat16(training.precision, device)
+    precision = choose_precision(training.precision, device)
+    if training.grad_checkpointing:
+        student.set_grad_checkpointing()  # type: ignore[operator]
 
     def step(images_B3HW: Tensor, teacher: nn.Module | None) -> None:
         student.train()
         labels_B = torch.zeros(len(images_B3HW), dtype=torch.long, device=device)
         optimizer.zero_grad(set_to_none=True)
-        with autocast(student, *(() if teacher is None else (teacher,)), device=device, bfloat16=bfloat16):
+        with autocast(student, *(() if teacher is None else (teacher,)), device=device, precision=precision):
             loss = (
                 task_loss(student, teacher, images_B3HW, labels_B, training)
                 if dense.shape.classes

@@ -76,6 +76,13 @@ class SearchCallback:
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         pass
 
+    def on_trial_lost(self, result: TrialResult, reason: str) -> None:
+        """The trial has lost its worker, or had to leave its node. It goes on from its checkpoint when there is a place, without another
+        `on_trial_start`."""
+
+    def on_slots_change(self, slots: int) -> None:
+        """From now on `slots` trials run side by side: nodes have joined the cluster, or left it."""
+
     def on_trial_end(self, result: TrialResult, target: str) -> None:
         """Also for a trial that needs no training, and that never started."""
 
@@ -116,6 +123,14 @@ class CallbackList(SearchCallback):
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         for callback in self._callbacks:
             callback.on_epoch_end(result, report)
+
+    def on_trial_lost(self, result: TrialResult, reason: str) -> None:
+        for callback in self._callbacks:
+            callback.on_trial_lost(result, reason)
+
+    def on_slots_change(self, slots: int) -> None:
+        for callback in self._callbacks:
+            callback.on_slots_change(slots)
 
     def on_trial_end(self, result: TrialResult, target: str) -> None:
         for callback in self._callbacks:

@@ -90,6 +90,13 @@ class Console(SearchCallback):
         self.write(reason or "trials run again")
         self._show()
 
+    def on_slots_change(self, slots: int) -> None:
+        self.on_message(f"{slots} trial{'' if slots == 1 else 's'} at a time from now on: the nodes of the cluster are others")
+        self._show()
+
+    def on_trial_lost(self, result: TrialResult, reason: str) -> None:
+        self.on_message(f"{self._name(result)} goes on from its checkpoint: {reason}")
+
     def on_trial_start(self, result: TrialResult, target: str) -> None:
         name = f"trial {result.number:0{self._width}d} {result.recipe.title} {'' if target == Target.FREE else target}".rstrip()
         self._running[result.number] = Bar(name=name)

@@ -48,6 +48,9 @@ class EtaEstimator(SearchCallback):
         self._results.append(result)
         self._last_end = self._now()
 
+    def on_slots_change(self, slots: int) -> None:
+        self._slots = slots
+
     def on_search_end(self, reason: str, refinements: int) -> None:
         self._refinements, self._refinement_began = refinements, self._now()
 

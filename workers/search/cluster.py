@@ -17,7 +17,8 @@ from ray.job_config import JobConfig
 
 from autoslim.core.job import Resources
 from autoslim.errors import UnavailableError
-from workers.search.resources import concurrent_trials
+from workers.search.nodes import usable_nodes
+from workers.search.resources import Node, trials_on_nodes
 
 ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """With the value 0, Ray's address is the loopback address."""
@@ -36,7 +37,8 @@ _OBJECT_STORE = 100 * 2**20
 class Cluster:
     """`dashboard` is its URL, or None where it has none; `login` says how to log in there.
 
-    `nodes` are the addresses of its nodes, each with the port of the node's metrics. `joined` is whether it ran before.
+    `nodes` are the addresses of its nodes, each with the port of the node's metrics, and `machines` what those have that take new work.
+    `joined` is whether it ran before.
     """
 
     address: str
@@ -45,6 +47,7 @@ class Cluster:
     cpus: float
     gpus: float
     nodes: Sequence[tuple[str, int]] = ()
+    machines: Sequence[Node] = ()
     joined: bool = False
 
     @property
@@ -59,25 +62,24 @@ class Cluster:
             "close the ports to other machines"
         )
 
-    def slots(self, resources: Resources, *, concurrency: int | None = None) -> int:
-        """How many trials of these `resources` run at a time.
+    def check_fits(self, resources: Resources, *, concurrency: int | None = None) -> None:
+        """Checks that a trial of these `resources` has a place on one of the nodes.
 
-        A `concurrency` that was asked for holds for a cluster that was joined, whatever it has now: an autoscaler adds nodes only for
-        trials that wait.
+        With a `concurrency` that was asked for, a cluster that was joined needs none yet: an autoscaler adds nodes only for what waits.
 
         Raises:
-            UnavailableError: not even one fits.
+            UnavailableError: none fits.
         """
-        if self.joined and concurrency is not None:
-            return concurrency
-        slots = concurrent_trials(resources, cpus=self.cpus, gpus=self.gpus)
-        if slots < 1:
-            raise UnavailableError(
-                f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs, the cluster has {self.cpus:g} and "
-                f"{self.gpus:g}; allowed: at most those, set with --resources"
-                + ("; for a cluster that grows, say how many trials run at a time with --concurrency" if self.joined else "")
-            )
-        return slots if concurrency is None else min(slots, concurrency)
+        if (self.joined and concurrency is not None) or trials_on_nodes(resources, self.machines) > 0:
+            return
+        nodes = "a node" if self.joined else "this machine"
+        has = sorted({(machine.cpus, machine.gpus) for machine in self.machines})
+        have = ", or ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in has) or "nothing, since the cluster has none"
+        raise UnavailableError(
+            f"a trial takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs of one node, {nodes} has {have}; allowed: at most what one "
+            "node has, set with --resources"
+            + ("; for a cluster that grows, say how many trials run at a time with --concurrency" if self.joined else "")
+        )
 
 
 @contextlib.contextmanager
@@ -114,6 +116,7 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
             cpus=resources.get("CPU", 0.0),
             gpus=resources.get("GPU", 0.0),
             nodes=[(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]],
+            machines=usable_nodes(),
             joined=not local,
         )
     finally:

@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 import threading
 import time
+from collections import Counter, deque
 
 from autoslim.core.files import disk_full_error, is_disk_full
 from autoslim.core.job import SearchJob
@@ -25,6 +26,11 @@ from workers.search.trial_index import CUT_SHORT, TrialIndex
 
 GIVE_UP_AFTER = 5
 """Failed trials in a row, with no complete one, that end the job: its settings are at fault then, and not five recipes."""
+RETRIES = 3
+"""How often in a row, without a report in between, a trial is run again whose worker was lost on a node that still is there: the system ran
+out of memory, or the trial brings its process down."""
+NODE_RETRIES = 20
+"""The same where its node was lost. That says nothing of the trial, unless it is what brings the nodes down."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,11 @@ class Coordinator:
         self._earlier_seconds = sum(trained) / slots
         self._began = time.monotonic()
         self._running: dict[int, TrialResult] = {}
+        # Trials that go on from their checkpoints as soon as there is a place; they stay among the running ones.
+        self._again: deque[TrialAssignment] = deque()
+        # Losses since a trial's last report of progress, and the epoch of that report.
+        self._losses: Counter[int] = Counter()
+        self._furthest: dict[int, float] = {}
         self._search_ended = False
         self._refinement_recipes: list[tuple[str, Recipe]] | None = None
         self._failed_in_a_row = 0
@@ -85,10 +96,13 @@ class Coordinator:
     # Which trial runs next
 
     def next_trial(self) -> TrialAssignment | None:
-        """The next trial; None for good where `finished`, and else until a running trial has ended."""
+        """The next trial. None until a running trial has ended or was lost; for good where `finished` and none runs."""
         with self._lock:
             if self.fatal is not None:
                 self.finished = True
+                return None
+            if self._again:
+                return self._again.popleft()
             if self.finished:
                 return None
             # Unfinished trials of an earlier attempt first, under their old numbers: later proposals depend on their results.
@@ -186,6 +200,19 @@ class Coordinator:
         for callback in self.callbacks:
             callback.on_wait(reason)
 
+    def wants_more(self) -> bool:
+        """Whether further trials would begin if there were places for them."""
+        with self._lock:
+            if self.finished or self.fatal is not None:
+                return False
+            known = bool(self._index.unfinished or self._refinement_recipes)
+            return known or (not self._search_ended and self._stop_reason() is None)
+
+    def slots_changed(self, slots: int) -> None:
+        """From now on so many trials run side by side: nodes have joined the cluster, or left it."""
+        for callback in self.callbacks:
+            callback.on_slots_change(slots)
+
     # What became of a trial
 
     def report(self, number: int, report: EpochReport) -> bool:
@@ -193,6 +220,9 @@ class Coordinator:
         with self._lock:
             running = self._running[number]
             self.store.report(self.job.id, number, report)
+            # A trial that goes on from a checkpoint makes the report of that again, which is no progress.
+            if report.epoch > self._furthest.get(number, float("-inf")):
+                self._furthest[number], self._losses[number] = report.epoch, 0
             for callback in self.callbacks:
                 callback.on_epoch_end(running, report)
             # Final trials run for other numbers of epochs than those that the pruner compares, and are trained to their end.
@@ -230,6 +260,7 @@ class Coordinator:
             for running in left:
                 self._cut_short(running)
             self._index.unfinished.clear()
+            self._again.clear()
             if not self._search_ended:
                 self._search_ended = True
                 self._notify_search_ended(0)
@@ -272,6 +303,22 @@ class Coordinator:
             if result.number not in self._deleted and result.artifact is not None:
                 self._deleted.add(result.number)
                 shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)
+
+    def lost(
+        self, number: int, reason: str, error: str, *, retries: int | None, error_class: str = ErrorClass.WORKER_LOST
+    ) -> None:
+        """The trial's worker is gone. The trial goes on from its checkpoint, unless it was lost more than `retries` times in a row (None:
+        however often, as where it had to leave its node): then it has failed with `error`. `reason` is for the user."""
+        with self._lock:
+            running = self._running[number]
+            if retries is not None:
+                self._losses[number] += 1
+                if self._losses[number] > retries:
+                    self.fail(number, error_class, error)
+                    return
+            self._again.append(TrialAssignment(number=number, recipe=running.recipe, target=self._index.targets[number]))
+            for callback in self.callbacks:
+                callback.on_trial_lost(running, reason)
 
     def fail(self, number: int, error_class: str, error: str) -> None:
         """The trial has ended with an error. Enough of these in a row end the job."""

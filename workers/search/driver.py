@@ -41,10 +41,19 @@ from workers.search.dense_models import DenseModels, adapt_dense_models
 from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
 from workers.search.goal import explain_goal
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
-from workers.search.prepare import PreparedSearch, prepare, with_floor, with_latency_table
+from workers.search.nodes import usable_nodes
+from workers.search.prepare import PreparedSearch, other_images, prepare, with_floor, with_latency_table
 from workers.search.report import write_search_report
-from workers.search.resources import busy_machine, trial_ranks, trial_resources, trial_threads, with_default_resources
+from workers.search.resources import (
+    busy_machine,
+    scarcest_node,
+    trial_ranks,
+    trial_resources,
+    trial_threads,
+    with_default_resources,
+)
 from workers.search.signals import GracefulShutdown
+from workers.search.slots import Slots
 from workers.search.spending_guard import SpendingGuard, handover_images
 from workers.search.summary import Summary, summarize
 from workers.search.tune_run import run_trials
@@ -60,14 +69,14 @@ _LAST_SYNC_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """What the steps of one attempt at a search share; `slots` trials run at a time."""
+    """What the steps of one attempt at a search share; `slots` says how many trials run at a time."""
 
     prepared: PreparedSearch
     store: Store
     console: Console
     callback: SearchCallback
     shutdown: GracefulShutdown
-    slots: int
+    slots: Slots
     spending: SpendingGuard
 
     @property
@@ -173,15 +182,20 @@ def _begin(
     began: float,
 ) -> _Attempt:
     """With what a trial takes of this cluster, which the console says."""
-    job = with_default_resources(prepared.job, cpus=cluster.cpus, gpus=cluster.gpus)
-    slots = min(cluster.slots(trial_resources(job), concurrency=job.concurrency), job.trials)
+    node = scarcest_node(cluster.machines)
+    job = with_default_resources(prepared.job, cpus=node.cpus, gpus=node.gpus)
+    resources = trial_resources(job)
+    cluster.check_fits(resources, concurrency=job.concurrency)
+    slots = Slots(resources, most=job.trials, concurrency=job.concurrency, follows=cluster.joined, nodes=usable_nodes)
     console.write(
-        f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots} at a time, on Ray {cluster.address}"
+        f"job {job.id}: {job.trials} trials of {job.training.epochs:g} epochs, {slots.running} at a time, on Ray {cluster.address}"
     )
     for line in prepared.data_lines:
         console.write(f"data: {line}")
+    for line in prepared.goal_lines:
+        console.write(f"goal: {line}")
     console.write(prepared.proposer.describe_prior())
-    write_environment(prepared.output, prepared.dataset, trial_resources(job))
+    write_environment(prepared.output, prepared.dataset, resources)
     if cluster.dashboard:
         console.write(f"Ray dashboard: {cluster.dashboard} ({cluster.login}); each running trial is a task there")
     prepared = dataclasses.replace(prepared, job=job)
@@ -200,8 +214,11 @@ def _search(attempt: _Attempt) -> Summary:
     attempt = _with_warm_start(attempt)
     job, store = attempt.job, attempt.store
     _report_unused_starts(attempt)
+    data = attempt.prepared.dataset.report.facts
+    if said := other_images(store.job(job.id).base, data):
+        attempt.console.on_message(said)
     dense = adapt_dense_models(attempt.prepared, attempt.console, check=attempt.spending.check)
-    facts = dense.facts.replace(data=attempt.prepared.dataset.report.facts)
+    facts = dense.facts.replace(data=data)
     if (table := attempt.prepared.proposer.timer) is not None:
         facts = facts.replace(latency_ms=table(Plan.dense(attempt.prepared.dense.shape)))
     store.set_base(job.id, facts)
@@ -280,12 +297,12 @@ def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbac
         callbacks,
         pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance, score=job.dataset.score),
         base=facts,
-        slots=attempt.slots,
+        slots=attempt.slots.running,
         spending=attempt.spending,
     )
     run_trials(
         TrialTrainable,
-        CoordinatorSearcher(coordinator, _common_config(prepared), dense.config),
+        CoordinatorSearcher(coordinator, attempt.slots, _common_config(prepared), dense.config),
         name=job.id,
         resources=trial_resources(job),
         slots=attempt.slots,
@@ -304,7 +321,7 @@ def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallbac
     """Everything that follows the trials, in the order in which each event reaches it."""
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
     results = store.trials(job.id)
-    eta = EtaEstimator(job, slots=attempt.slots, results=results, most=attempt.spending.seconds_left)
+    eta = EtaEstimator(job, slots=attempt.slots.running, results=results, most=attempt.spending.seconds_left)
     callbacks: tuple[SearchCallback, ...] = (
         eta,
         attempt.console,
@@ -320,7 +337,7 @@ def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallbac
         job=job,
         budgets=prepared.budgets,
         base=facts,
-        slots=attempt.slots,
+        slots=attempt.slots.running,
         results=results,
         seconds_left=eta.seconds_to_end,
         spent=attempt.spending.describe,
@@ -365,7 +382,9 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     }
     if not selected:
         return [], reasons
-    count = "one model" if len(selected) == 1 else f"{len(selected)} models"
+    # A trial that several labels choose is evaluated and exported once.
+    trials = {result.number for result in selected.values()}
+    count = "one model" if len(trials) == 1 else f"{len(trials)} models"
     test_images = prepared.dataset.report.test.images
     attempt.console.on_message(f"evaluating {count} and the dense one on {test_images} test images, once")
     attempt.console.on_message("exporting them and measuring their speed: a minute or two each")
@@ -387,7 +406,7 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     store.set_chosen(job.id, {model.label: model.trial for model in models})
     if failed:
         raise JobError(f"{len(models)} models are delivered, and these could not be completed: {'; '.join(failed)}")
-    delete_unselected_models(prepared.output, results, {result.number for result in selected.values()})
+    delete_unselected_models(prepared.output, results, trials)
     return models, reasons
 
 

@@ -18,7 +18,7 @@ from autoslim.core.selection import eligible
 from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
-from autoslim.report.finalize import Handover, HoldoutResults, Provenance, RequestedBudget, complete_folder
+from autoslim.report.finalize import Handover, HoldoutResults, Provenance, RequestedBudget, complete_folder, relabel_folder
 from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from autoslim.training.longer import TunedLonger
@@ -109,29 +109,61 @@ def finalize_models(
     labelled set for models of features.
 
     A model that an earlier attempt has published stays until its successor is complete. Each model is compared with
-    the dense one that it was made from.
+    the dense one that it was made from. One that several labels have chosen is evaluated and exported once.
 
     Raises:
         OSError: the disk is full; nothing else can be completed then either.
     """
-    folders = [copy_model(output.root / (one.result.artifact or ""), output.model(one.label)) for one in selections]
-    evaluated = _evaluate_all(job, selections, folders, dense=dense, dataset=dataset, probe=probe)
-    models, failed = [], []
-    for selection, folder, holdout in zip(selections, folders, evaluated, strict=True):
-        start = dense.of(selection.result.recipe.model)
+    first = _first_labels(selections)
+    own = [selection for selection in selections if first[selection.label] == selection.label]
+    copies = {one.label: copy_model(output.root / (one.result.artifact or ""), output.model(one.label)) for one in own}
+    evaluated = _evaluate_all(job, own, list(copies.values()), dense=dense, dataset=dataset, probe=probe)
+    forms: dict[str, dict[str, float]] = {}
+    models, failed = list[SelectedModel](), dict[str, str]()
+    for selection in selections:
+        label, source, destination = selection.label, first[selection.label], output.model(selection.label)
+        if source in failed:
+            failed[label] = failed[source]
+            continue
+        folder = copies[label] if label in copies else copy_model(output.model(source), destination)
+        holdout, start = evaluated[source], dense.of(selection.result.recipe.model)
         try:
-            forms = complete_selection(job, folder, selection, holdout, base=start.folder, facts=dense.facts, dataset=dataset)
+            if label == source:
+                forms[label] = complete_selection(
+                    job, folder, selection, holdout, base=start.folder, facts=dense.facts, dataset=dataset
+                )
+            else:
+                _relabel(job, folder, selection, source, facts=dense.facts, dataset=dataset)
         except (AutoslimError, OSError) as error:
             if is_disk_full(error):
                 raise
             # One model that cannot be completed must not cost the user the others.
-            failed.append(f"{selection.label} (trial {selection.result.number}): {error}")
+            failed[label] = str(error)
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        destination = output.model(selection.label)
         move_folder(folder, destination)
-        models.append(selected_model(selection, holdout, destination, forms))
-    return models, failed
+        models.append(selected_model(selection, holdout, destination, forms[source]))
+    trials = {selection.label: selection.result.number for selection in selections}
+    return models, [f"{label} (trial {trials[label]}): {reason}" for label, reason in failed.items()]
+
+
+def _first_labels(selections: Sequence[Selection]) -> dict[str, str]:
+    """By the label of each selection that of the first one with the same model; a duplicate has the folder of the trial that it repeats."""
+    by_folder: dict[str | None, str] = {}
+    return {one.label: by_folder.setdefault(one.result.artifact, one.label) for one in selections}
+
+
+def _relabel(
+    job: SearchJob, folder: Path, selection: Selection, source: str, *, facts: BaseFacts, dataset: PreparedDataset
+) -> None:
+    """`folder` is a copy of the complete one of the label `source`."""
+    provenance = _provenance(job, selection, facts)
+    relabel_folder(
+        folder,
+        requested=_requested(job, selection),
+        dataset=dataset,
+        provenance=dataclasses.replace(provenance, reason=f"{provenance.reason}; it is the same model as that of {source}"),
+    )
 
 
 def _evaluate_all(
@@ -142,8 +174,8 @@ def _evaluate_all(
     dense: DenseModels,
     dataset: PreparedDataset,
     probe: PreparedDataset | None,
-) -> list[HoldoutResults]:
-    """Of each selection beside its dense model. All folders at once, so that the cluster evaluates them side by side."""
+) -> dict[str, HoldoutResults]:
+    """Of each selection beside its dense model, by its label. All folders at once, so that the cluster evaluates them side by side."""
     starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
     named = dict(zip([selection.label for selection in selections], folders, strict=True))
     compared: dict[str, dict[str, Path]] = {}
@@ -154,14 +186,14 @@ def _evaluate_all(
         compared = {one.label: {"dense": dense.folder(one.result.recipe.model), **probed} for one in selections}
     found = evaluate_folders(named, dataset, split="test", resources=job.resources or Resources(), job=job.id, compared=compared)
     evaluated = dict(zip(named, found, strict=True))
-    return [
-        HoldoutResults(
+    return {
+        one.label: HoldoutResults(
             slimmed=evaluated[one.label],
             dense=evaluated[starts[one.result.recipe.model]] if job.dataset.labelled else evaluated[one.label].of_dense(),
             dense_validation=dense.of(one.result.recipe.model).facts.dense_accuracy,
         )
         for one in selections
-    ]
+    }
 
 
 def copy_model(folder: Path, destination: Path) -> Path:
@@ -186,18 +218,26 @@ def complete_selection(
     all dense models of the job."""
     return complete_folder(
         folder,
-        requested=RequestedBudget(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency),
+        requested=_requested(job, selection),
         holdout=holdout,
         dataset=dataset,
-        provenance=Provenance(
-            job=job.id,
-            trial=selection.result.number,
-            source=job.dataset.source,
-            reason=selection.reason,
-            made_from=made_from(job, selection.result, facts, label=selection.label, tuned=selection.tuned),
-        ),
+        provenance=_provenance(job, selection, facts),
         dense=base,
-        handover=Handover(speed=job.speed, forms=job.forms, seed=job.seed),
+        handover=Handover.of(job),
+    )
+
+
+def _requested(job: SearchJob, selection: Selection) -> RequestedBudget:
+    return RequestedBudget(budget=selection.budget, label=selection.label, limits=job.limits, latency=selection.latency)
+
+
+def _provenance(job: SearchJob, selection: Selection, facts: BaseFacts) -> Provenance:
+    return Provenance(
+        job=job.id,
+        trial=selection.result.number,
+        source=job.dataset.source,
+        reason=selection.reason,
+        made_from=made_from(job, selection.result, facts, label=selection.label, tuned=selection.tuned),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -22,11 +23,12 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import Score
 from autoslim.core.selection import best_within, cheapest_above, eligible
 from autoslim.data import PreparedDataset, prepare_dataset, prepare_probe
-from autoslim.errors import BudgetError, OutputError, RequestError
+from autoslim.errors import BudgetError, DatasetError, OutputError, RequestError
 from autoslim.export.artifact import SlimConfig, load_config
 from autoslim.models.weights import file_digest
 from autoslim.progress.epoch_line import epoch_line
 from autoslim.report.finalize import evaluate_both
+from autoslim.report.search_report.environment import prepared_images, read_environment
 from autoslim.search import explain_floor, why_missed
 from autoslim.store.of_folder import store_of
 from autoslim.training import TrialContext
@@ -158,7 +160,7 @@ def wished_trial(results: list[TrialResult], base: BaseFacts, wish: Wish, job: S
 def _surroundings(
     output: RunFolder, job: SearchJob, result: TrialResult, facts: BaseFacts, goal: AccuracyGoal | None
 ) -> _Surroundings:
-    dataset = prepare_dataset(job.dataset, output.cache, seed=job.seed)
+    dataset = search_images(output, job)
     names, model = base_names(job, dataset), result.recipe.model
     label = model if model in names else next(iter(names))
     taught_by = teacher_spec(job, facts, label)
@@ -171,6 +173,25 @@ def _surroundings(
     probe = prepare_probe(job.probe, job.dataset, output.cache, seed=job.seed)
     dense = output.cache / names[label]
     return _Surroundings(dense=dense, teacher=teacher, dataset=dataset, probe=probe, facts=facts, goal=goal)
+
+
+def search_images(output: RunFolder, job: SearchJob) -> PreparedDataset:
+    """Those that the search has prepared, also where their source is gone; prepared again where the cache does not have them any more.
+
+    Raises:
+        DatasetError: they cannot be prepared; with unreadable images resuming goes on with those that are left.
+    """
+    kept = prepared_images(output, read_environment(output))
+    if kept is not None:
+        return kept
+    try:
+        return prepare_dataset(job.dataset, output.cache, seed=job.seed)
+    except DatasetError as error:
+        if not error.flags:
+            raise
+        # Fewer images are other data, on which the dense model has to be adapted again.
+        resume = shlex.join(["autoslim", "search", "--resume", "--output", str(output.root), *error.flags])
+        raise DatasetError(f"{error}. The search goes on with those that are left by: {resume}") from error
 
 
 def _publish(output: RunFolder, job: SearchJob, selection: Selection, around: _Surroundings, source: Path) -> SelectedModel:

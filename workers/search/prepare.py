@@ -10,7 +10,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.constraints import budget_of_limits
 from autoslim.core.job import ModelSpec, SearchJob, repeated_model
 from autoslim.core.plan import Plan
-from autoslim.core.result import BaseFacts
+from autoslim.core.result import BaseFacts, DataFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.shape import ViTShape
 from autoslim.cost import LatencyTable, predict
@@ -71,6 +71,25 @@ class PreparedSearch:
     def first_share(self, dense_accuracy: float | None = None) -> float:
         """The share of the dense model's FLOPs at which trials for the goal begin."""
         return first_share(self.shares_of_others(dense_accuracy).values())
+
+    @property
+    def goal_lines(self) -> list[str]:
+        """What is known before training of an accuracy that is held on to; nothing without one."""
+        job, goal = self.job, self.job.goal
+        if goal is None:
+            return []
+        score = job.dataset.score
+        lines = [
+            f"{goal.label}: the cheapest model of an {score.name} {goal.words(score)} on the validation images. What it costs is what the "
+            "search looks for: unlike a budget it cannot be proven beforehand, and perhaps no trial keeps to it"
+        ]
+        if job.dataset.labelled:
+            when = "adapted" if self.adapts(self.dense) else "evaluated"
+            lines.append(f"the dense model's accuracy is known when it has been {when}, before the first trial")
+        shares = self.shares_of_others()
+        lines += [f"another model lost no more with {share:.0%} of its FLOPs: {name}" for name, share in shares.items()]
+        begins = "" if shares else ", because no other model says more"
+        return [*lines, f"trials begin at {self.first_share():.0%} of the dense model's FLOPs{begins}"]
 
     @property
     def expected_budgets(self) -> list[int]:
@@ -136,6 +155,17 @@ def prepare(
         starts=starts,
         teacher=teacher,
         probe=probe,
+    )
+
+
+def other_images(before: BaseFacts | None, now: DataFacts) -> str:
+    """What is said where a search is resumed on other images than its trials were trained on; else empty."""
+    known = None if before is None else before.data
+    if known is None or known.content_digest == now.content_digest:
+        return ""
+    return (
+        f"look at this: the images are not those of the earlier attempts ({known.describe()}; now {now.describe()}): a dense model that is "
+        "adapted to them is adapted again, and earlier trials were trained and judged on the others"
     )
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
+from collections.abc import Iterable, Sequence
 
-from autoslim.core.cpus import usable_cpus
+from autoslim.core.cpus import busy_cpus, usable_cpus
 from autoslim.core.job import Resources, SearchJob
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Node:
+    """CPUs and GPUs of a node in all, whatever is taken of them."""
+
+    cpus: float
+    gpus: float = 0.0
 
 
 def default_resources(*, cpus: float, gpus: float) -> Resources:
@@ -21,9 +30,30 @@ def with_default_resources(job: SearchJob, *, cpus: float, gpus: float) -> Searc
 
 
 def concurrent_trials(resources: Resources, *, cpus: float, gpus: float) -> int:
-    """How many trials of these `resources` fit at a time; 0 where not even one does."""
-    fits = [total / taken for total, taken in ((cpus, resources.cpu), (gpus, resources.gpu)) if taken > 0]
-    return int(min(fits)) if fits else 1
+    """How many trials of these `resources` fit on a machine at a time; 0 where not even one does."""
+    fits = []
+    if resources.cpu > 0:
+        fits.append(int(cpus / resources.cpu))
+    if resources.gpu >= 1:
+        fits.append(int(gpus / resources.gpu))
+    elif resources.gpu > 0:
+        # Ray gives a trial the share of one GPU, never of two.
+        fits.append(int(gpus) * int(1 / resources.gpu))
+    return min(fits, default=1)
+
+
+def trials_on_nodes(resources: Resources, nodes: Iterable[Node]) -> int:
+    """How many fit on these nodes: a trial is on one, so that one with eight GPUs has no place on eight nodes with one each."""
+    return sum(concurrent_trials(resources, cpus=node.cpus, gpus=node.gpus) for node in nodes)
+
+
+def scarcest_node(nodes: Sequence[Node]) -> Node:
+    """The node that the default of a trial's resources is a share of: with the fewest CPUs for each GPU, where any has one. With that share
+    a trial can be placed on every GPU."""
+    with_gpus = [node for node in nodes if node.gpus >= 1]
+    if with_gpus:
+        return min(with_gpus, key=lambda node: node.cpus / node.gpus)
+    return max(nodes, key=lambda node: node.cpus, default=Node(cpus=1.0))
 
 
 def trial_resources(job: SearchJob) -> Resources:
@@ -44,7 +74,6 @@ def trial_threads(job: SearchJob) -> int:
 
 def busy_machine(job: SearchJob) -> str:
     """A line where trials run on this machine and other processes keep CPUs busy; else empty."""
-    load = os.getloadavg()[0]
-    if job.address not in (None, "local") or round(load) < 1:
+    if job.address not in (None, "local") or round(busy := busy_cpus()) < 1:
         return ""
-    return f"the machine is busy (load {load:.1f} on {usable_cpus()} CPUs): trials take longer than on an idle one"
+    return f"the machine is busy: others use {busy:.1f} of {usable_cpus()} CPUs, so that trials take longer than on an idle one"

@@ -11,7 +11,7 @@ from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, Tri
 from autoslim.core.score import ACCURACY
 from autoslim.core.selection import NO_TRIAL
 from autoslim.errors import BudgetError
-from autoslim.export.artifact import SpeedReport
+from autoslim.export.artifact import SpeedReport, load_config
 from autoslim.report.dense_models import describe_teachers
 from autoslim.report.speed_table import selected_speeds
 from autoslim.search import AgainstControl, Explanation, WithinNoise, against_control, cheapest_within_noise, why_missed
@@ -29,8 +29,8 @@ class Summary(Record):
     `shared` is work done once for several trials. `logged` is false where MLflow lacks a part. `spending` says what is spent of the
     job's limits. `cost` is that of all attempts, but for its `seconds`, which are this attempt's. `images` is the size of the splits
     `validation` and `test`, `within_noise` the cheapest model whose accuracy cannot be told from the best one's, and `speeds` what was
-    measured of the models. Of a search with several dense models `starts` has each by its label, and `teachers` says which of them
-    teaches the trials of which.
+    measured of the models. `marked_forms` are exported files that lose more than they may, each with what it loses. Of a search with
+    several dense models `starts` has each by its label, and `teachers` says which of them teaches the trials of which.
     """
 
     job: str
@@ -50,6 +50,7 @@ class Summary(Record):
     images: dict[str, int] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     within_noise: WithinNoise | None = dataclasses.field(default=None, metadata=OPTIONAL)
     speeds: dict[str, SpeedReport] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
+    marked_forms: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
     goal: str = dataclasses.field(default="", metadata=OPTIONAL)
     spending: str = dataclasses.field(default="", metadata=OPTIONAL)
     why_missing: dict[str, str] = dataclasses.field(default_factory=dict, metadata=OPTIONAL)
@@ -100,6 +101,7 @@ def summarize(
         images={split: getattr(prepared.dataset.report, split).images for split in ("validation", "test")},
         within_noise=_within_noise(prepared, results),
         speeds=selected_speeds(str(prepared.output.root), [model.label for model in models]),
+        marked_forms={model.label: marked for model in models if (marked := load_config(model.folder).marked_forms)},
         spending=_spending(job, hours, cost, ended),
         starts=facts.starts,
         teachers=tuple(describe_teachers(facts)),

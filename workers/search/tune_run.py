@@ -1,4 +1,4 @@
-"""Runs Ray Tune over a `CoordinatorSearcher`: Tune places and retries trials, the coordinator and the store decide everything else."""
+"""Runs Ray Tune over a `CoordinatorSearcher`: Tune places trials, the coordinator and the store decide everything else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from ray import tune
+from ray.tune import Callback
 
 from autoslim.core.job import Resources
+from workers.search.demand import Demand
+from workers.search.elastic import FollowClusterCallback
+from workers.search.slots import Slots
 from workers.search.spending_guard import STOP_SECONDS
 from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
 
-RETRIES = 3
-"""How often a trial whose worker was lost (a node died, the system ran out of memory) is run again, from its checkpoint."""
+_MANY = 10_000
 
 
 class _StopWhen(tune.Stopper):  # type: ignore[misc]
@@ -41,14 +44,19 @@ def run_trials(
     *,
     name: str,
     resources: Resources,
-    slots: int,
+    slots: Slots,
     shutdown: contextlib.AbstractContextManager[None],
     is_up: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Runs trials, `slots` at a time, until the searcher has no more, or `is_up`, which is asked all the time, says that what runs has to
-    stop; inside `shutdown` a signal ends them in order."""
+    """Runs trials, as many at a time as `slots` has room for, until the searcher has no more, or `is_up`, which is asked all the time, says
+    that what runs has to stop; inside `shutdown` a signal ends them in order."""
     # Tune waits so long for a trial's step before it kills the trial's worker.
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", f"{STOP_SECONDS:.0f}")
+    # The searcher holds trials back for which there is no place. Without a number Tune would start one worker after another.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_MANY))
+    callbacks: list[Callback] = [LostWorkerCallback(searcher), StandstillCallback(searcher, resources)]
+    if slots.follows:
+        callbacks.append(FollowClusterCallback(searcher, slots, Demand(resources)))
     # Tune's own record of the experiment is never read, so that it goes to a folder that is deleted.
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
@@ -57,7 +65,6 @@ def run_trials(
                 search_alg=searcher,
                 scheduler=CoordinatorScheduler(searcher),
                 num_samples=-1,
-                max_concurrent_trials=slots,
                 # A worker takes seconds to import PyTorch and to open the images; the next trial finds both done.
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -67,10 +74,11 @@ def run_trials(
                 storage_path=scratch,
                 verbose=0,
                 stop=_StopWhen(is_up),
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # The coordinator runs a trial again (`Coordinator.lost`).
+                failure_config=tune.FailureConfig(max_failures=0),
                 # A trial writes its own checkpoints, every epoch (`autoslim.training.checkpoint`).
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[LostWorkerCallback(searcher), StandstillCallback(searcher, resources)],
+                callbacks=callbacks,
             ),
         )
         with shutdown:

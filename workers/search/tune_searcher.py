@@ -1,7 +1,8 @@
 """The coordinator as Ray Tune's Searcher, Scheduler and Callback: Tune asks for trials and passes results on, the store decides.
 
 Ray's own OptunaSearch leaves NaN and stopped trials running for ever, and one missing metric ends a whole search; here a trial ends
-exactly once, in the state that it ended in.
+exactly once, in the state that it ended in. A trial whose worker is lost is one more trial to Tune, with the same number in the store: the
+coordinator counts the losses, since Tune would count a node that leaves as a failure of the trial.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from ray.tune.search import Searcher
 
 from autoslim.core.job import Resources
 from autoslim.core.result import EpochReport, ErrorClass, Outcome
-from autoslim.errors import AutoslimError
-from workers.search.coordinator import Coordinator
+from autoslim.errors import AutoslimError, PreemptedError
+from workers.search.coordinator import NODE_RETRIES, RETRIES, Coordinator
+from workers.search.slots import Slots
 from workers.search.tune_trainable import trial_config
 
 T = TypeVar("T")
@@ -32,19 +34,28 @@ _ENDED_FOR_MEMORY = (
     "the trial was ended for memory, in every try: its node had too little left. A smaller batch size or fewer trials at a time "
     "(--batch-size, --concurrency) need less"
 )
+_LEFT_NODE = (f"{PreemptedError.__module__}.{PreemptedError.__qualname__}", "the actor's node was preempted")
+"""In the error of a trial that had to leave its node, by our notice or by Ray's."""
+_LOST_NODE = ("its node has died", "is unavailable")
+"""In Ray's error for an actor on a node that has ended, or that cannot be reached."""
 # Longer than a new worker takes to import PyTorch, so that a trial that merely starts is none that waits.
 _STANDSTILL_SECONDS = 45.0
 
 
 class CoordinatorSearcher(Searcher):  # type: ignore[misc]
     """`common` is what the configurations of all trials have in common (`trial_config`), and `of_model` what those of a recipe's `model`
-    have beside it."""
+    have beside it. At most `slots.running` trials are given to Tune at a time."""
 
     def __init__(
-        self, coordinator: Coordinator, common: Mapping[str, Any], of_model: Callable[[str], Mapping[str, Any]] = lambda model: {}
+        self,
+        coordinator: Coordinator,
+        slots: Slots,
+        common: Mapping[str, Any],
+        of_model: Callable[[str], Mapping[str, Any]] = lambda model: {},
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._coordinator: Coordinator | None = coordinator
+        self._slots = slots
         self._common, self._of_model = dict(common), of_model
         # Trials that Tune runs now: their numbers in the store, by Tune's own ids.
         self._numbers: dict[str, int] = {}
@@ -53,13 +64,17 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         return True
 
     def suggest(self, trial_id: str) -> Any:
+        """The next trial. Tune asks in every turn of its loop; after None again, and after FINISHED never."""
         if self._coordinator is None:
             return Searcher.FINISHED
+        if len(self._numbers) >= self._slots.running:
+            return None
         coordinator = self._coordinator
         assignment = self._guard(coordinator.next_trial)
         if assignment is None:
-            # After None, Tune asks again when a trial has ended; after FINISHED it never does.
-            return Searcher.FINISHED if coordinator.finished or coordinator.fatal is not None else None
+            # Any trial that runs may be lost with its node, and has to be given out again.
+            ended = coordinator.finished and not self._numbers
+            return Searcher.FINISHED if ended or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.output.trial(assignment.recipe.key)
         common = {**self._common, **self._of_model(assignment.recipe.model)}
@@ -94,13 +109,32 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             self._numbers[trial_id] = number
 
     def worker_lost(self, trial_id: str, error: str) -> None:
-        """Tune has given the trial up, because its worker was lost more often than `tune_run.RETRIES`."""
+        """The trial's worker was lost, or has left its node; the coordinator decides whether the trial is run again."""
         number = self._numbers.pop(trial_id, None)
-        if self._coordinator is not None and number is not None:
-            coordinator, kind = self._coordinator, ErrorClass.WORKER_LOST
-            if RAY_OUT_OF_MEMORY in error:
-                kind, error = ErrorClass.OUT_OF_MEMORY, f"{error.rstrip()}\n{_ENDED_FOR_MEMORY}"
-            self._guard(lambda: coordinator.fail(number, kind, error))
+        if self._coordinator is None or number is None:
+            return
+        coordinator, kind = self._coordinator, ErrorClass.WORKER_LOST
+        retries: int | None = RETRIES
+        reason = "its worker was lost"
+        if RAY_OUT_OF_MEMORY in error:
+            kind, error = ErrorClass.OUT_OF_MEMORY, f"{error.rstrip()}\n{_ENDED_FOR_MEMORY}"
+            reason = "its node had too little memory left"
+        elif any(text in error for text in _LEFT_NODE):
+            retries, reason = None, "it had to leave its node"
+        elif any(text in error for text in _LOST_NODE):
+            retries, reason = NODE_RETRIES, "its node was lost"
+        self._guard(lambda: coordinator.lost(number, reason, error, retries=retries, error_class=kind))
+
+    def slots_changed(self) -> None:
+        """Another number of trials runs side by side now."""
+        if self._coordinator is not None:
+            coordinator = self._coordinator
+            self._guard(lambda: coordinator.slots_changed(self._slots.running))
+
+    def wants_more(self) -> bool:
+        """Whether every place has its trial, and further trials would begin if there were more places."""
+        full = len(self._numbers) >= self._slots.running
+        return full and self._coordinator is not None and self._coordinator.wants_more()
 
     def waits(self, reason: str | None) -> None:
         if self._coordinator is not None:
@@ -149,13 +183,15 @@ class CoordinatorScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class LostWorkerCallback(Callback):  # type: ignore[misc]
-    """Passes the error of a trial whose retries are used up to the searcher."""
+    """Passes the error of a trial whose worker was lost to the searcher."""
 
     def __init__(self, searcher: CoordinatorSearcher) -> None:
         self._searcher = searcher
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._searcher.worker_lost(trial.trial_id, str(trial.get_error() or "Ray gives no reason"))
+        # Tune's own `get_error` reads a copy that it makes of this file later.
+        file = Path(trial.error_file or "")
+        self._searcher.worker_lost(trial.trial_id, file.read_text() if file.is_file() else "Ray gives no reason")
 
 
 class StandstillCallback(Callback):  # type: ignore[misc]

@@ -16,10 +16,11 @@ from ray import tune
 from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.cost import LatencyTable
-from autoslim.errors import RankLostError, TrialError
+from autoslim.errors import PreemptedError, RankLostError, TrialError
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.ranks import LeadingRank
 from autoslim.training.trial import Reports
+from workers.search.drain_watch import DrainWatch
 from workers.search.system_metrics import SystemMetrics
 
 _log = logging.getLogger(__name__)
@@ -33,13 +34,14 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     One of Tune's steps is one report of a trial. Its result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or
     `error` and `error_class`, as JSON.
-    A trial's own error is a result like any other; Tune sees an error, and retries the trial, only where the worker is lost, or one of the
-    ranks that train with it.
+    A trial's own error is a result like any other; Tune sees an error only where the worker is lost, or one of the ranks that train with
+    it, and where it leaves its node (`DrainWatch`). Tune ends the worker then, and the trial goes on in another one.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         log_json()
         torch.set_num_threads(config["torch_threads"])
+        self._leaves = DrainWatch().start()
         self._open(config)
         self._begin(config)
 
@@ -54,6 +56,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             teacher=teacher,
             dataset=dataset,
             group=self._ranks,
+            preempted=self._leaves,
             shared_folder=Path(config["shared_folder"]),
             shared_training=TrainingSettings.from_json(config["shared_training"]),
             latency=LatencyTable.from_json(Path(config["latency_table"]).read_text()) if config["latency_table"] else None,
@@ -64,7 +67,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if self._opened_for != _context_key(new_config):
             # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
             del self._trial_context
-            self.cleanup()
+            self._close()
             self._open(new_config)
         self._begin(new_config)
         return True
@@ -79,7 +82,14 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         )
 
     def step(self) -> dict[str, Any]:
+        with self._leaves.taking_sigterm():
+            return self._step()
+
+    def _step(self) -> dict[str, Any]:
         try:
+            # Training looks after each of its steps; what does not train goes on to its end, behind the last checkpoint.
+            if self._leaves():
+                raise PreemptedError("the trial leaves its node between two reports, and goes on from its checkpoint")
             report = next(self._reports)
             return {"report": report.replace(system=self._system.sample()).to_json(), "done": False}
         except StopIteration as end:
@@ -87,6 +97,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             return {"outcome": end.value.to_json(), "done": True}
         except RankLostError as error:
             _log.warning("trial loses a rank: %s", error)
+            raise
+        except PreemptedError as error:
+            _log.warning("%s: %s", self._leaves.reason, error)
             raise
         except TrialError as error:
             _log.warning("trial ends with %s: %s", type(error).__name__, error)
@@ -106,6 +119,11 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return None
 
     def cleanup(self) -> None:
+        self._leaves.stop()
+        self._close()
+
+    def _close(self) -> None:
+        """Ends what a trial has left, and the processes that train with this one."""
         self._release()
         if self._ranks is not None:
             self._ranks.close()

@@ -93,7 +93,8 @@ def find_warm_start(job: SearchJob, store: Store | None, proposer: Proposer, *, 
             usable.append(_with_own_labels(earlier, labels))
         else:
             skipped.append(
-                f"{earlier.stored.job.id} is not reused: its model, its data, its seed or the training of its dense model differs"
+                f"{earlier.stored.job.id} is not reused: its model, its data, its seed or the training of its dense model differs, "
+                "or its checkpoints were deleted"
             )
     return WarmStart(
         models=_find_models(job, proposer, usable),

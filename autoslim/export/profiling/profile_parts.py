@@ -86,7 +86,7 @@ class _Parts:
     """
 
     def __init__(self, module: nn.Module, shape: ViTShape, request: LatencyRequest, device: torch.device) -> None:
-        if shape.own_blocks or shape.whole or shape.windowed:
+        if shape.own_blocks or shape.whole or shape.norms_behind or shape.windowed:
             raise UnsupportedModelError(
                 "a latency table is measured on equal blocks, part by part, which this model's are not; allowed: --flops, --params"
             )

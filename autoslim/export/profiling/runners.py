@@ -30,7 +30,7 @@ def eager(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
     return _torch_runner(_placed(model, device), device)
 
 
-def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
+def compiled(model: nn.Module, shape: ViTShape, device: torch.device, *, cuda_graphs: bool = True) -> Runner:
     """The model compiled, with a graph per batch size; on a GPU with CUDA graphs, as it would be deployed for latency.
 
     Raises:
@@ -41,7 +41,7 @@ def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
     # Dynamo counts all graphs of a class together and, at its limit, silently falls back to eager mode.
     dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = _GRAPHS
     dynamo_config.fail_on_recompile_limit_hit = True
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    mode = "reduce-overhead" if device.type == "cuda" and cuda_graphs else "default"
     return _torch_runner(torch.compile(_placed(model, device), dynamic=False, fullgraph=True, mode=mode), device)
 
 

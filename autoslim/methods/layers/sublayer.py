@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
+from autoslim.models.blocks import has_norms_behind
 
 
 class RemovedSublayer(nn.Module):
@@ -30,11 +31,20 @@ class RemovedSublayer(nn.Module):
 
 
 def check_parts(method: str, shape: ViTShape) -> None:
-    """Raises UnsupportedModelError unless attention and MLP of every block can be run, and cut, on their own."""
+    """Raises UnsupportedModelError unless attention and MLP of every block can be run on their own, behind their norms."""
+    for index, block in enumerate(shape.blocks):
+        if block.whole or block.norms_behind:
+            raise UnsupportedModelError(
+                f"blocks.{index}: {method} runs attention and MLP of a block one by one; this model's blocks are parallel or post-norm"
+            )
+
+
+def check_widths(method: str, shape: ViTShape) -> None:
+    """Raises UnsupportedModelError unless attention and MLP of every block can be cut on their own."""
     for index, block in enumerate(shape.blocks):
         if block.whole:
             raise UnsupportedModelError(
-                f"blocks.{index}: {method} runs attention and MLP of a block one by one; this model's blocks are parallel or post-norm"
+                f"blocks.{index}: {method} cuts attention and MLP of a block one by one; this model's blocks are parallel"
             )
 
 
@@ -58,7 +68,7 @@ def drop_mlp(block: Any) -> None:
 
 def _rest(block: Any, norm: nn.Module, bias_D: Tensor | None) -> Tensor | None:
     """What a sub-layer computes without its units: the bias of its last layer, and what a norm behind it makes of that."""
-    if bias_D is None or not getattr(block, "norms_behind", False):
+    if bias_D is None or not has_norms_behind(block):
         return bias_D
     with torch.no_grad():
         rest_D: Tensor = norm(bias_D)

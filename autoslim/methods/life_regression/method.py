@@ -132,7 +132,7 @@ class LifeRegression(Method):
             check_pooling("life_regression with dead 'merge'", shape)
         if reads_once_more(full):
             check_parts("life_regression with last_reading", shape)
-        if full["start"] in _READ_ATTENTION and any(block.whole for block in shape.blocks):
+        if full["start"] in _READ_ATTENTION and any(block.whole or block.norms_behind for block in shape.blocks):
             raise UnsupportedModelError(
                 f"life regression with start {full['start']!r} reads the attention of a block on its own, and this model's blocks are "
                 "parallel or post-norm; allowed: the other starts"

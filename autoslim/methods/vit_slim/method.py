@@ -41,7 +41,7 @@ from autoslim.cost.flops import predict
 from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.backbone import install
-from autoslim.methods.layers.sublayer import check_parts, check_tokens
+from autoslim.methods.layers.sublayer import check_parts, check_tokens, check_widths
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
@@ -121,7 +121,7 @@ class ViTSlim(Method):
     before_others: ClassVar[Knobs] = {"patches": "stay"}
 
     def check(self, shape: ViTShape) -> None:
-        check_parts(self.name, shape)
+        check_widths(self.name, shape)
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         if knob == "cost_power":
@@ -142,6 +142,7 @@ class ViTSlim(Method):
         full = super().repair(shape, knobs)
         if full["patches"] != "stay":
             check_tokens(f"vit_slim with patches {full['patches']!r}", shape)
+            check_parts(f"vit_slim with patches {full['patches']!r}", shape)
         parts = [_patch_part(shape, full), *(part for own in shape.kinds for part in _width_parts(own, full))]
         full["keep"] = canonical_share(parts, full["keep"])
         return full

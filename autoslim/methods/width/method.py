@@ -27,7 +27,7 @@ from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.methods.base import Method, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.backbone import install
-from autoslim.methods.layers.sublayer import check_parts
+from autoslim.methods.layers.sublayer import check_widths
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
@@ -62,7 +62,7 @@ class Width(Method):
     }
 
     def check(self, shape: ViTShape) -> None:
-        check_parts(self.name, shape)
+        check_widths(self.name, shape)
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Moves `keep` to the middle of the shares that give the same plan, so that equal plans are equal recipes."""

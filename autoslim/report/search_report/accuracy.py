@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 
 from autoslim.core.interval import wilson
+from autoslim.core.score import ACCURACY
 from autoslim.data import PreparedDataset
 from autoslim.data.augment import centre_crop
 from autoslim.export.artifact import SlimConfig
 from autoslim.report.answers import read_answers
 from autoslim.report.search_report.content import DeliveredModel, SearchContent
-from autoslim.report.search_report.markup import MOST_MODELS, heading, paragraph, shortened
+from autoslim.report.search_report.markup import MOST_MODELS, heading, paragraph, refer, shortened
 from autoslim.report.search_report.pixels import data_uri
 from autoslim.report.text_table import Column, draw_text_table, numbers
 from autoslim.training.comparison import ClassDifference, ComparedAnswers, compare_answers
@@ -42,14 +43,17 @@ def draw_accuracy(content: SearchContent) -> str:
 
 def _of_model(content: SearchContent, model: DeliveredModel, *, with_images: bool) -> str:
     title = heading(f"{model.label}: trial {model.trial}, {model.config.recipe.title}")
+    if (same := content.same_as(model)) is not None:
+        return title + refer(same)
     if not model.config.classes:
         return title + _features(model.config)
-    answers = read_answers(model.folder)
+    answers, files = read_answers(model.folder), _files(model.config)
     if answers is None:
         folder = model.folder.relative_to(content.output.root)
-        return title + paragraph(f"An earlier version delivered {folder} without its answers; autoslim compare makes this table.")
+        text = f"An earlier version delivered {folder} without its answers; autoslim compare makes this table."
+        return title + paragraph(text) + files
     found = compare_answers(model.config.classes, answers.label_N, answers.slimmed_N, answers.dense_N)
-    parts = [title, _whole(model.config, found), _classes(model.label, found)]
+    parts = [title, _whole(model.config, found), files, _classes(model.label, found)]
     if with_images:
         parts.append(_images(content, model.config, found))
     return "\n".join(parts)
@@ -64,6 +68,16 @@ def _whole(config: SlimConfig, found: ComparedAnswers) -> str:
         f"dense: {found.difference.points()} points, paired at 95 %{verdict}. {found.first_alone} images are right with the slimmed model "
         f"alone, {found.second_alone} with the dense one alone; {len(found.changed)} have different answers."
     )
+
+
+def _files(config: SlimConfig) -> str:
+    """What each exported file has right, in bold those that lose too much; nothing where none was judged."""
+    judged = [form for form in config.forms if form.file and form.accuracy is not None]
+    if not judged:
+        return ""
+    shown = ", ".join(f"{form.file} {ACCURACY.spaced(form.accuracy or 0.0)}" for form in judged)
+    warnings = [f"<p><b>{escape(f'{form.file} {form.describe_loss()}.')}</b></p>" for form in judged if form.loses_too_much]
+    return "".join([paragraph(f"Exported files on the same images, each by its own runtime: {shown}."), *warnings])
 
 
 def _classes(label: str, found: ComparedAnswers) -> str:

@@ -6,7 +6,7 @@ from autoslim.core.plan import BlockPlan
 from autoslim.core.shape import BlockShape
 from autoslim.export.artifact import SlimConfig
 from autoslim.report.search_report.content import SearchContent
-from autoslim.report.search_report.markup import heading, paragraph
+from autoslim.report.search_report.markup import heading, paragraph, refer
 from autoslim.report.text_table import Cell, Column, draw_text_table, numbers
 
 _COLUMNS = (
@@ -24,11 +24,14 @@ def draw_blocks(content: SearchContent) -> str:
     parts = []
     for model in content.models:
         config = model.config
+        parts.append(heading(f"{model.label}: trial {model.trial}, {config.recipe.title}"))
+        if (same := content.same_as(model)) is not None:
+            parts.append(refer(same))
+            continue
         rows = [
             _row(place, own, block)
             for place, (own, block) in enumerate(zip(config.shape.blocks, config.plan.blocks, strict=True))
         ]
-        parts.append(heading(f"{model.label}: trial {model.trial}, {config.recipe.title}"))
         parts.append(paragraph(_dense(config)))
         parts.append(
             draw_text_table(f"Blocks of the model for {model.label}; bars are shares of the dense model", _COLUMNS, rows)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from autoslim.core.result import TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import Score
 from autoslim.core.urls import hide_password
-from autoslim.data import PreparedDataset, open_dataset
-from autoslim.data.dataset import MANIFEST
+from autoslim.data import PreparedDataset
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import SlimConfig, load_config
-from autoslim.report.search_report.environment import Environment, read_environment
+from autoslim.report.search_report.environment import Environment, prepared_images, read_environment
 from autoslim.report.search_view import SearchView
 from autoslim.store import Store, StoredJob, StoredTrial
 
@@ -60,6 +59,12 @@ class SearchContent:
         results = tuple(_shortened(trial.result) for trial in self.trials)
         return SearchView(job=self.stored.job, base=self.stored.base, results=results, chosen=self.stored.chosen)
 
+    def same_as(self, model: DeliveredModel) -> str | None:
+        """The label of an earlier one of `models` that is the same model; None for the first. A fine-tuned one has another recipe."""
+        known = (model.trial, model.config.recipe)
+        first = next(other.label for other in self.models if (other.trial, other.config.recipe) == known)
+        return None if first == model.label else first
+
     @property
     def validation_images(self) -> int | None:
         """How many images trials are judged on; None where neither the images nor a model say so."""
@@ -89,15 +94,9 @@ def read_content(output: RunFolder, store: Store, job_id: str, *, cost: str) -> 
         models=tuple(models),
         unreadable=unreadable,
         environment=environment,
-        dataset=None if environment is None else _open_images(output, environment),
+        dataset=prepared_images(output, environment),
         cost=cost,
     )
-
-
-def _open_images(output: RunFolder, environment: Environment) -> PreparedDataset | None:
-    # The name alone: nothing outside the cache is opened, whatever the file says.
-    folder = output.cache / PurePath(environment.dataset).name
-    return open_dataset(folder) if (folder / MANIFEST).is_file() else None
 
 
 def _shortened(result: TrialResult) -> TrialResult:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from importlib import metadata
+from pathlib import PurePath
 
 from autoslim.core.files import write_atomically
 from autoslim.core.job import Resources
 from autoslim.core.record import Record
 from autoslim.core.run_folder import RunFolder
-from autoslim.data import PreparedDataset
+from autoslim.data import PreparedDataset, open_dataset
+from autoslim.data.dataset import MANIFEST
 from autoslim.export.artifact import versions
 
 _PACKAGES = ("ray", "optuna", "scikit-learn", "mlflow")
@@ -34,3 +36,10 @@ def write_environment(output: RunFolder, dataset: PreparedDataset, resources: Re
 def read_environment(output: RunFolder) -> Environment | None:
     """None for a search of an earlier version, which recorded none."""
     return Environment.from_json(output.environment.read_text()) if output.environment.is_file() else None
+
+
+def prepared_images(output: RunFolder, environment: Environment | None) -> PreparedDataset | None:
+    """The images of the last attempt; None where they are not in the output folder's cache any more."""
+    # The name alone: nothing outside the cache is opened, whatever the file says.
+    folder = None if environment is None else output.cache / PurePath(environment.dataset).name
+    return open_dataset(folder) if folder is not None and (folder / MANIFEST).is_file() else None

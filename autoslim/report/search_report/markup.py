@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from autoslim.core.interval import wilson
-from autoslim.core.score import ACCURACY, Score
-
 MOST_MODELS = 6
 """Delivered models that are shown with pictures; a budget more is a name and a folder."""
 
@@ -23,19 +20,10 @@ def heading(text: str) -> str:
     return f"<h3>{escape(text)}</h3>"
 
 
+def refer(label: str) -> str:
+    """In the place of what was shown of the same model before."""
+    return paragraph(f"The same model as for {label}, above.")
+
+
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def with_interval(score: Score, value: float | None, images: int | None) -> str:
-    """`71.10 (70.2-72.0)` of a share of `images`; a mean cosine has no interval that is known."""
-    if value is None:
-        return ""
-    return wilson(value, images).percent() if score is ACCURACY and images else score.spaced(value).removesuffix(" %")
-
-
-def score_unit(score: Score, images: int | None = None) -> str:
-    """What belongs behind the name of a column of `with_interval`."""
-    if score is not ACCURACY:
-        return ""
-    return ", % (95 %)" if images else ", %"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from autoslim.report.picture import PNG
 from autoslim.report.search_report.content import DeliveredModel, SearchContent
-from autoslim.report.search_report.markup import MOST_MODELS, heading, paragraph
+from autoslim.report.search_report.markup import MOST_MODELS, heading, paragraph, refer
 from autoslim.report.search_report.pixels import data_uri
 
 _PICTURE_BYTES = 300_000
@@ -26,6 +26,8 @@ def draw_patches(content: SearchContent) -> str:
 
 def _of_model(content: SearchContent, model: DeliveredModel) -> str:
     title = heading(f"{model.label}: trial {model.trial}, {model.config.recipe.title}")
+    if (same := content.same_as(model)) is not None:
+        return title + refer(same)
     file = model.folder / PNG
     if not file.is_file():
         return title + paragraph("No picture was drawn of this model; the log of the search says why.")

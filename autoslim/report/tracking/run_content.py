@@ -160,7 +160,8 @@ def _trial_metrics(job: StoredJob, trial: StoredTrial) -> dict[str, float | None
     result = trial.result
     share = None if job.base is None or result.flops is None else result.flops / job.base.dense_flops
     score = job.job.dataset.score
-    measured = {_metric(name, score): _scaled(name, value) for name, value in result.measurements().items()}
+    numbers = {name: value for name, value in result.measurements().items() if not isinstance(value, str)}
+    measured = {_metric(name, score): _scaled(name, value) for name, value in numbers.items()}
     return measured | {"flops_share": share}
 
 
@@ -199,6 +200,7 @@ def _trial_tags(job: StoredJob, trial: StoredTrial, pareto: bool) -> dict[str, s
         "duplicate_of": result.duplicate_of,
         "stop_reason": result.stopped,
         "artifact": result.artifact,
+        "precision": result.precision,
         "error_class": result.error_class,
         "error": None if result.error is None else hide_password(result.error)[:5000],
         "mlflow.source.name": "autoslim",

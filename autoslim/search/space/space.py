@@ -22,16 +22,38 @@ _DEFAULTS = TrainingSettings()
 TRAINING: Ranges = {
     "lr": Knob(kind="float", help="peak learning rate of the fine-tuning", default=_DEFAULTS.lr, low=1e-6, high=0.1, log=True),
     "batch_size": Knob(kind="int", help="images per step", default=_DEFAULTS.batch_size, low=1, high=4096, log=True),
-    "weight_decay": Knob(kind="float", help="AdamW's weight decay", default=_DEFAULTS.weight_decay, low=0.0, high=1.0),
+    "weight_decay": Knob(
+        kind="float",
+        help="AdamW's weight decay",
+        default=_DEFAULTS.weight_decay,
+        low=1e-3,
+        high=0.3,
+        log=True,
+        allowed=(0.0, 1.0),
+    ),
     "warmup": Knob(kind="float", help="share of steps spent rising to the peak", default=_DEFAULTS.warmup, low=0.0, high=0.9),
     "label_smoothing": Knob(kind="float", help="label smoothing", default=_DEFAULTS.label_smoothing, low=0.0, high=0.5),
     "distillation": Knob(kind="float", help="weight of the teacher's labels", default=_DEFAULTS.distillation, low=0.0, high=1.0),
-    "temperature": Knob(kind="float", help="temperature of the soft labels", default=_DEFAULTS.temperature, low=0.1, high=20.0),
-    "ema_decay": Knob(kind="float", help="decay of the weights' average", default=_DEFAULTS.ema_decay, low=0.0, high=0.99999),
-    "clip_norm": Knob(kind="float", help="gradient norm that is clipped to", default=_DEFAULTS.clip_norm, low=0.01, high=100.0),
+    "temperature": Knob(
+        kind="float", help="temperature of the soft labels", default=_DEFAULTS.temperature, low=0.1, high=20.0, log=True
+    ),
+    "ema_decay": Knob(
+        kind="float",
+        help="decay of the weights' average",
+        default=_DEFAULTS.ema_decay,
+        low=0.9,
+        high=0.99999,
+        allowed=(0.0, 0.99999),
+    ),
+    "clip_norm": Knob(
+        kind="float", help="gradient norm that is clipped to", default=_DEFAULTS.clip_norm, low=0.01, high=100.0, log=True
+    ),
     "augmentation": Knob(kind="choice", help="strength", default=_DEFAULTS.augmentation, choices=("none", "light", "strong")),
     "flip": Knob(kind="choice", help="mirror images left to right", default=_DEFAULTS.flip, choices=(False, True)),
     "mixup": Knob(kind="float", help="mixup's alpha", default=_DEFAULTS.mixup, low=0.0, high=1.0),
+    "cutmix": Knob(
+        kind="float", help="CutMix's alpha; with mixup, each batch has one of both", default=_DEFAULTS.cutmix, low=0.0, high=1.0
+    ),
 }
 """Settings that a space may search. Epochs are not among them: trials are compared at equal cost."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -16,6 +15,7 @@ from autoslim.service.auth import Reader, Submitter
 from autoslim.service.conditional import etag_response
 from autoslim.service.pagination import decode_page_token, encode_page_token
 from autoslim.service.problems import ProblemError, problem_responses
+from autoslim.service.retention import remove_job
 from autoslim.service.routers.body import SPEC_BODY, Spec
 from autoslim.service.routers.dependencies import ChangeableJob, ReadableJob
 from autoslim.service.schemas import JobPage, JobResponse, job_response
@@ -94,17 +94,9 @@ async def purge(job: ChangeableJob, state: State) -> Response:
     if not job.state.ended:
         detail = f"the job is {job.state}; only an ended job can be purged, so cancel it first"
         raise ProblemError(409, "not-ended", detail)
-    await state.run_sync(_purge, state, job)
+    await state.run_sync(remove_job, state.settings, state.queue, job.id)
     _log.info("job purged", extra={"job_id": job.id})
     return Response(status_code=204)
-
-
-def _purge(state: AppState, job: QueuedJob) -> None:
-    """Files first: an interrupted purge can be requested again as long as the job is in the queue."""
-    folder = state.settings.folder(job.id)
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    state.queue.purge(job.id)
 
 
 async def _response(state: AppState, job: QueuedJob) -> JobResponse:

@@ -48,7 +48,8 @@ class JobResult(BaseModel):
     """How a search ended. Dictionaries are by budget label, except `trials`: the number of trials by state.
 
     `missing` are the budgets, or the goal, without a model, `why_missing` says so in a sentence each, `reasons` say why each model was
-    selected. FLOPs are multiply-accumulates per image, accuracies the job's `score`. `logged` is false where MLflow lacks a part.
+    selected. `images` is the size of the splits `validation` and `test`. FLOPs are multiply-accumulates per image, accuracies the job's
+    `score`. `logged` is false where MLflow lacks a part.
     """
 
     # The driver may be of another version: a newer one reports more, an older one less.
@@ -61,6 +62,7 @@ class JobResult(BaseModel):
     trials: dict[str, int] = {}
     logged: bool | None = None
     reasons: dict[str, str] = {}
+    images: dict[str, int] = {}
     cost: dict[str, Any] | None = None
 
     @classmethod

@@ -863,6 +863,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
     from autoslim.core.recipe import TrainingSettings
     from autoslim.data import prepare_dataset
     from autoslim.training import TrialContext
+    from autoslim.training.device import Precision
     from autoslim.training.evaluate import accuracy
     from autoslim.training.shared_trainer import TrialSharedTrainer
 
@@ -892,7 +893,7 @@ def test_what_the_masks_say_is_worth_points_on_real_images(tmp_path: Path):
         step = dataclasses.replace(context_of(shape, knobs, 0.5), shared=shared)
         with torch.no_grad():
             finished = METHOD.prune(METHOD.attach(context.student(), step, images()), step)
-        right[name] = accuracy(finished.model, validation, device=context.device, bfloat16=False)
+        right[name] = accuracy(finished.model, validation, device=context.device, precision=Precision.FLOAT32)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are the same.
     assert right["masks"] > right["shuffled"] + 0.03
     assert right["masks"] > 0.6

@@ -302,6 +302,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
     from autoslim.core.recipe import TrainingSettings
     from autoslim.data import prepare_dataset
     from autoslim.training import TrialContext
+    from autoslim.training.device import Precision
     from autoslim.training.evaluate import accuracy
     from autoslim.training.shared_trainer import TrialSharedTrainer
 
@@ -327,7 +328,7 @@ def test_the_gradients_are_worth_points_on_real_images(tmp_path: Path):
         with torch.no_grad():
             student: nn.Module = METHOD.attach(trial.student(), context, trial.calibration(training, seed=0))
             finished = METHOD.prune(student, context)
-        right[name] = accuracy(finished.model, validation, device=trial.device, bfloat16=False)
+        right[name] = accuracy(finished.model, validation, device=trial.device, precision=Precision.FLOAT32)
     # Two standard errors of the difference on 1,000 images; the widths of the layers are nearly the same.
     assert right["measured"] > right["shuffled"] + 0.03
     assert right["measured"] > 0.7

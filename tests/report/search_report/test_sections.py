@@ -15,13 +15,14 @@ from helpers.sample_search import DENSE, make_job, make_results
 from helpers.searched_folder import SHARED, TIMING, SearchedFolder
 
 from autoslim.config import JobSpec, parse_yaml
+from autoslim.core.accuracy_goal import AccuracyGoal
 from autoslim.core.budget import format_flops
 from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
 from autoslim.core.result import BaseFacts, ParetoFront, TrialState
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.core.selection import best_within
-from autoslim.export.artifact import SpeedReport
+from autoslim.export.artifact import FormReport, SpeedReport
 from autoslim.report.search_report import read_content, render_report
 from autoslim.report.search_report.accuracy import telling
 from autoslim.report.search_report.content import SearchContent
@@ -53,6 +54,22 @@ def test_a_budget_that_no_trial_is_within_is_said(content: SearchContent):
     rows = rows_of(section(rendered, "budgets"), "The model of each budget")
     assert rows[1][:2] == ["50%", "none: no trial was completed within this budget"]
     assert "The test images were not used" in section(rendered, "budgets")
+
+
+def test_a_goal_has_a_row_and_what_its_model_loses_an_interval(content: SearchContent):
+    (model,), goal = content.models, AccuracyGoal(max_drop=30.0)
+    job = content.stored.job.replace(budgets=(), goal=goal)
+    named = dataclasses.replace(model, label=goal.label)
+    stored = content.stored.replace(job=job, chosen={goal.label: model.trial})
+    text = section(render_report(dataclasses.replace(content, stored=stored, models=(named,))).html, "budgets")
+    (row,) = rows_of(text, "The model of each budget and of the goal")[1:]
+    assert row[:3] == ["drop-30", "trial 3: merge", "top-1 at most 30 points below the dense model"]
+    assert f"points lost on {model.config.images['test']} test images (95 %: " in plain(text)
+    missed = stored.replace(job=job.replace(goal=AccuracyGoal(least=1.0)), chosen={})
+    text = section(render_report(dataclasses.replace(content, stored=missed, models=())).html, "budgets")
+    (row,) = rows_of(text, "The model of each budget and of the goal")[1:]
+    assert row[1].startswith("none: no complete trial has an accuracy of at least 100%; the nearest, trial ")
+    assert "points lost" not in text
 
 
 def test_every_method_is_compared_within_each_budget(report: str, content: SearchContent):
@@ -115,6 +132,17 @@ def test_dense_and_slimmed_are_compared_by_class_and_by_image(report: str, conte
     assert all("class class" in (image["alt"] or "") and (image["src"] or "").startswith("data:image/webp") for image in shown)
 
 
+def test_every_file_has_its_accuracy_and_what_loses_too_much_is_in_bold(report: str, content: SearchContent):
+    assert "Exported files" not in section(report, "accuracy")
+    (model,), onnx = content.models, FormReport(name="onnx", file="model.onnx", difference=0.0, accuracy=0.9, drop=0.0)
+    int8 = onnx.replace(name="onnx-int8", file="model.int8.onnx", accuracy=0.88, drop=2.0)
+    judged = dataclasses.replace(model, config=model.config.replace(forms=(onnx, int8)))
+    text = section(render_report(dataclasses.replace(content, models=(judged,))).html, "accuracy")
+    assert "each by its own runtime: model.onnx 90.00 %, model.int8.onnx 88.00 %." in text
+    assert "<b>model.int8.onnx loses 2.00 points of top-1 on the test images (allowed: 0.5).</b>" in text
+    assert text.count("<b>") == 1
+
+
 def test_images_that_slimming_lost_come_first():
     changed = [(0, "a", "b", "c"), (1, "a", "a", "b"), (2, "a", "b", "a"), (3, "b", "a", "b")]
     assert [place for place, *_ in telling(changed, 3)] == [2, 3, 1]
@@ -145,6 +173,18 @@ def test_a_model_whose_folder_is_gone_is_named(searched: SearchedFolder, tmp_pat
     assert rendered.failed == {}
     assert "The model for 50% cannot be read: " in section(rendered.html, "budgets")
     assert "trial 3, whose folder cannot be read" in section(rendered.html, "budgets")
+
+
+def test_a_model_of_two_budgets_is_shown_once(content: SearchContent):
+    (model,) = content.models
+    again = dataclasses.replace(model, label="70%")
+    rendered = render_report(dataclasses.replace(content, models=(model, again))).html
+    for name in ("accuracy", "patches", "blocks"):
+        assert section(rendered, name).count("The same model as for 50%, above.") == 1
+    assert len(Page(section(rendered, "patches")).all_of("img")) == 1
+    longer = model.config.recipe.replace(training=model.config.recipe.training.replace(epochs=99.0))
+    tuned = dataclasses.replace(again, config=model.config.replace(recipe=longer))
+    assert "The same model as" not in render_report(dataclasses.replace(content, models=(model, tuned))).html
 
 
 def test_blocks_have_their_tokens_and_widths(report: str, content: SearchContent):

@@ -37,6 +37,7 @@ def test_mlflow_that_is_down_is_reported_once_and_what_is_missing_stays_in_the_s
     assert MlflowSync(store, job.id).sync() == 5
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_recovery_is_logged(store, job, caplog, tmp_path):
@@ -54,6 +55,7 @@ def test_recovery_is_logged(store, job, caplog, tmp_path):
     assert "can be used again; everything is logged" in caplog.text
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(60)
 def test_server_that_never_answers_does_not_hold_up_the_end(store, job, caplog):
     with socket.socket() as silent:

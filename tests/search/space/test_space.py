@@ -82,8 +82,8 @@ def test_optuna_trial_can_draw(whole: Space, methods: dict[str, Method], shape: 
 
 
 def test_training_settings_are_fields_of_training_with_their_defaults() -> None:
-    usual = TrainingSettings().to_dict()
-    assert all(knob.default == usual[name] and is_inside(knob, usual[name], 12) for name, knob in TRAINING.items())
+    usual = TrainingSettings()
+    assert all(knob.default == getattr(usual, name) and is_inside(knob, knob.default, 12) for name, knob in TRAINING.items())
     assert "epochs" not in TRAINING
 
 

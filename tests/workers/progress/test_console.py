@@ -23,6 +23,18 @@ def test_messages_outside_of_trials_are_forwarded():
     assert len(stream.getvalue().splitlines()) == 3
 
 
+def test_what_the_cluster_does_to_trials_is_said_and_forwarded():
+    stream, heard = io.StringIO(), []
+    console = Console(make_job(), LineDisplay(stream), forward=heard.append)
+    console.on_slots_change(3)
+    console.on_slots_change(1)
+    console.on_trial_lost(make_result(4, TrialState.RUNNING), "it had to leave its node")
+    assert [line.partition(":")[0] for line in heard[:2]] == ["3 trials at a time from now on", "1 trial at a time from now on"]
+    assert heard[2].startswith("trial 04 (0/")
+    assert heard[2].endswith("goes on from its checkpoint: it had to leave its node")
+    assert len(stream.getvalue().splitlines()) == 3
+
+
 def test_trials_that_still_run_when_the_search_ends_are_counted_among_all():
     stream = io.StringIO()
     console = Console(make_job(trials=2), LineDisplay(stream))

@@ -46,6 +46,13 @@ def test_the_time_to_the_end_counts_the_models_that_are_delivered():
     )
 
 
+def test_the_time_to_the_end_follows_the_nodes_of_the_cluster():
+    run = Run(trials=7)
+    assert run.trial(30) == pytest.approx(6 * 30)
+    run.eta.on_slots_change(3)
+    assert run.eta.seconds_left() == pytest.approx(2 * 30)
+
+
 def test_trials_of_earlier_attempts_count_and_reused_ones_do_not():
     earlier = [make_result(n, seconds=30.0) for n in range(4)] + [make_result(4, origin=Origin.REUSED, seconds=0.0)]
     eta = EtaEstimator(make_job(trials=10, final_share=0.0), slots=1, results=earlier, now=lambda: 0.0)

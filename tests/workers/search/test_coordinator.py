@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.sample_search import make_job
-from helpers.simulated_trials import Killed, make_coordinator, run_all, run_one
+from helpers.simulated_trials import Killed, make_coordinator, reports, run_all, run_one
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import SearchJob
@@ -171,6 +171,73 @@ def test_a_trial_lost_to_the_cluster_is_run_again_and_one_that_failed_is_not(tmp
     assert states[lost.number] is TrialState.COMPLETE
     assert states[bad.number] is TrialState.FAILED
     assert len(states) == 4
+
+
+class LossCallback(SearchCallback):
+    """Collects why trials were lost, by number."""
+
+    def __init__(self) -> None:
+        self.lost: list[tuple[int, str]] = []
+        self.starts: list[int] = []
+
+    def on_trial_start(self, result: TrialResult, target: str) -> None:
+        self.starts.append(result.number)
+
+    def on_trial_lost(self, result: TrialResult, reason: str) -> None:
+        self.lost.append((result.number, reason))
+
+
+def test_a_trial_that_leaves_its_node_is_the_next_one_however_often_and_fails_never(tmp_path):
+    job = small_job(tmp_path).replace(trials=2, final_share=0.0)
+    with Store(default_url(str(tmp_path))) as store:
+        callback = LossCallback()
+        coordinator = make_coordinator(job, store, tmp_path, [callback])
+        first, second = coordinator.next_trial(), coordinator.next_trial()
+        assert coordinator.next_trial() is None
+        for _ in range(30):
+            coordinator.lost(first.number, "it had to leave its node", "PreemptedError", retries=None)
+            assert coordinator.next_trial() == first
+        assert coordinator.next_trial() is None
+        for assignment in (first, second):
+            run_one(coordinator, assignment)
+        states = [result.state for result in store.trials(job.id)]
+    assert states == [TrialState.COMPLETE] * 2
+    assert callback.starts == [first.number, second.number]
+    assert callback.lost == [(first.number, "it had to leave its node")] * 30
+
+
+def test_losses_count_in_a_row_and_a_repeated_report_is_no_progress(tmp_path):
+    job = small_job(tmp_path).replace(trials=1, final_share=0.0, scheduler="none")
+    with Store(default_url(str(tmp_path))) as store:
+        coordinator = make_coordinator(job, store, tmp_path)
+        trial = coordinator.next_trial()
+        made = list(reports(trial.recipe))
+        for report in made[:3]:
+            # As often as is allowed, and then it gets further.
+            for _ in range(2):
+                coordinator.lost(trial.number, "its worker was lost", "gone", retries=2)
+                assert coordinator.next_trial() == trial
+            assert coordinator.report(trial.number, report)
+        for _ in range(2):
+            coordinator.lost(trial.number, "its worker was lost", "gone", retries=2)
+            assert coordinator.next_trial() == trial
+            # The report of the checkpoint, again.
+            assert coordinator.report(trial.number, made[2])
+        coordinator.lost(trial.number, "its worker was lost", "gone for good", retries=2)
+        assert coordinator.next_trial() is None
+        (result,) = store.trials(job.id)
+    assert (result.state, result.error_class, result.error) == (TrialState.FAILED, "WorkerLostError", "gone for good")
+
+
+def test_more_would_begin_until_the_last_trial_has(tmp_path):
+    job = small_job(tmp_path).replace(trials=3, final_share=0.0)
+    with Store(default_url(str(tmp_path))) as store:
+        coordinator = make_coordinator(job, store, tmp_path)
+        wanted = []
+        while coordinator.next_trial() is not None:
+            wanted.append(coordinator.wants_more())
+    assert wanted[0]
+    assert not wanted[-1]
 
 
 @pytest.mark.slow

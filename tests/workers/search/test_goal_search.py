@@ -102,6 +102,7 @@ def test_a_search_of_a_goal_alone_is_prepared_without_budgets(tmp_path):
     prepared = prepare(job, tmp_path / "cache")
     assert prepared.budgets == {}
     assert 0 < prepared.mean_budget_share < 1
+    assert prepared.goal_lines[-1].startswith("trials begin at ")
     assert prepared.first_share() == pytest.approx(sum(prepared.shares_of_others().values()) / len(prepared.shares_of_others()))
 
 
@@ -124,6 +125,7 @@ def test_the_cheapest_model_is_delivered_with_the_interval_of_what_it_loses(tmp_
     config = load_config(Path(model["folder"]))
     assert config.flops.fvcore == model["flops"] < summary["dense_flops"]
     assert " for drop-25, " in search.text
+    assert search.text.index("goal: trials begin at ") < search.text.index("dense model: ")
     assert "points lost on" in " ".join((Path(model["folder"]) / "README.md").read_text().split())
     assert "drop-25" in (output / "front.html").read_text()
 

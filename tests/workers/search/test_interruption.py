@@ -128,6 +128,7 @@ def _kill_after(search: Search, chance: random.Random, *, lines: int) -> None:
     search.kill_all()
 
 
+@pytest.mark.faults
 def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     expected = _undisturbed(tmp_path / "undisturbed", *SHORT)
     assert [row[3] for row in expected] == [TrialState.COMPLETE] * 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.sample_search import make_job
@@ -14,7 +16,11 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import Resources
 from autoslim.core.result import ErrorClass, TrialState
 from autoslim.core.urls import default_url
+from autoslim.errors import PreemptedError
 from autoslim.store import Store
+from workers.search.coordinator import NODE_RETRIES, RETRIES
+from workers.search.resources import Node
+from workers.search.slots import Slots
 from workers.search.trial_index import TrialIndex
 from workers.search.tune_searcher import _STANDSTILL_SECONDS, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
 
@@ -57,24 +63,85 @@ def test_a_search_with_a_trial_that_runs_or_none_that_waits_does_not_stand_still
     assert search.told == []
 
 
+ONE_SLOT = Slots(Resources(), most=9, concurrency=None, follows=False, nodes=lambda: [Node(cpus=1.0)])
+
+
+@contextlib.contextmanager
+def searching(folder, **changes: Any):
+    """`suggest` and `lose`, with Ray's error in the file in which Tune leaves it; and the search's store."""
+    with Store(default_url(str(folder))) as store:
+        job = make_job(str(folder), budgets=(Budget.parse("80%"),), **changes)
+        searcher = CoordinatorSearcher(make_coordinator(job, store, folder), ONE_SLOT, {})
+
+        def lose(error: str) -> None:
+            (folder / "error.txt").write_text(error)
+            searcher.on_trial_complete("tune", error=True)
+            trial = SimpleNamespace(trial_id="tune", error_file=str(folder / "error.txt"))
+            LostWorkerCallback(searcher).on_trial_error(1, [], trial)
+
+        yield SimpleNamespace(suggest=lambda: searcher.suggest("tune"), lose=lose, store=store, job=job, searcher=searcher)
+
+
+LEFT = f"ray::ResourceTrainable.train()\n{PreemptedError.__module__}.PreemptedError: the trial leaves its node after step 3"
+GONE = "The actor died because its node has died. Node Id: 1234\n\tthe actor's node was terminated unexpectedly"
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (LEFT, None),
+        ("The actor died because its node has died.\n\tthe actor's node was preempted: spot", None),
+        (GONE, NODE_RETRIES),
+        ("The actor 12 is unavailable: keepalive. The task may or may not have been executed on the actor.", NODE_RETRIES),
+        ("The actor died unexpectedly before finishing this task.", RETRIES),
+    ],
+)
+def test_a_lost_trial_is_given_out_again_as_often_as_its_loss_says_nothing_of_it(tmp_path, error: str, tries: int | None) -> None:
+    with searching(tmp_path) as search:
+        first = search.suggest()
+        for _ in range(NODE_RETRIES + 5 if tries is None else tries):
+            search.lose(error)
+            assert search.suggest()["trial_number"] == first["trial_number"]
+        result = search.store.trials(search.job.id)[0]
+        assert result.state is TrialState.RUNNING
+        search.lose(error)
+        result = search.store.trials(search.job.id)[0]
+        assert (result.state is TrialState.FAILED) is (tries is not None)
+
+
+def test_no_trial_is_given_beyond_the_slots_and_none_is_final_while_one_runs(tmp_path) -> None:
+    with searching(tmp_path, trials=1, final_share=0.0) as search:
+        assert search.suggest() is not None
+        assert search.searcher.suggest("other") is None
+        assert not search.searcher.wants_more()
+        search.lose(LEFT)
+        # The search has no further trial, but this one has to be run again.
+        again = search.suggest()
+        assert again["trial_number"] == 0
+        search.searcher.on_trial_complete("tune", {"error_class": "DivergedError", "error": "the loss is nan"})
+        assert search.suggest() == "FINISHED"
+
+
 def lose_worker(folder, error: RayError):
     """The first trial of a search, whose worker is lost with this error in every try; and whether the next attempt runs it again."""
-    with Store(default_url(str(folder))) as store:
-        job = make_job(str(folder), budgets=(Budget.parse("80%"),))
-        searcher = CoordinatorSearcher(make_coordinator(job, store, folder), {})
-        number = searcher.suggest("tune")["trial_number"]
+    with searching(folder) as search:
+        store, job = search.store, search.job
+        number = search.suggest()["trial_number"]
         try:
             raise error
         except RayError:
             text = traceback.format_exc()
-        searcher.on_trial_complete("tune", error=True)
-        LostWorkerCallback(searcher).on_trial_error(1, [], SimpleNamespace(trial_id="tune", get_error=lambda: text))
+        for _ in range(RETRIES):
+            search.lose(text)
+            assert search.suggest()["trial_number"] == number
+        search.lose(text)
         (result,) = [trial for trial in store.trials(job.id) if trial.number == number]
         store.begin_attempt(job.id)
         again = [trial.result.number for trial in TrialIndex(store, job.id).unfinished]
         return result, again == [number]
 
 
+@pytest.mark.faults
 def test_a_trial_that_was_ended_for_memory_says_so_and_what_needs_less(tmp_path):
     result, again = lose_worker(tmp_path, OutOfMemoryError("Task was killed due to the node running low on memory."))
     assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.OUT_OF_MEMORY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
-from autoslim.errors import RankLostError
 from autoslim.methods import METHODS, solve
 from autoslim.models import create_dense
 from autoslim.training import BaseRequest, prepare_base
@@ -119,17 +117,6 @@ def test_a_trial_that_diverges_ends_finished_and_bad(cluster: Cluster, shared: d
         pass
     assert result["error_class"] == "DivergedError"
     assert "outcome" not in result
-
-
-def test_a_lost_rank_is_an_error_that_tune_retries() -> None:
-    def lost() -> Iterator[Any]:
-        yield from ()
-        raise RankLostError("rank 1 of 2 was ended by SIGKILL")
-
-    trainable = TrialTrainable.__new__(TrialTrainable)
-    trainable._reports = lost()
-    with pytest.raises(RankLostError, match="SIGKILL"):
-        trainable.step()
 
 
 @pytest.mark.slow

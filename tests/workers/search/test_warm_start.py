@@ -152,7 +152,8 @@ def test_longer_training_is_reused_and_a_recipe_outside_the_space_is_not(earlier
 def test_a_search_of_another_model_or_other_images_is_skipped_with_the_reason(earlier: Path) -> None:
     found = find_in(earlier, "50%", base="base-4567")
     assert (found.models, found.history) == ({}, ())
-    assert found.describe() == ["earlier is not reused: its model, its data, its seed or the training of its dense model differs"]
+    differs = "its model, its data, its seed or the training of its dense model differs, or its checkpoints were deleted"
+    assert found.describe() == [f"earlier is not reused: {differs}"]
 
 
 def test_a_search_that_is_not_complete_offers_history_but_no_model(earlier: Path) -> None:

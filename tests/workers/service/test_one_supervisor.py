@@ -99,6 +99,7 @@ def test_a_second_signal_does_not_cut_the_orderly_end_short(site):
         assert (site.state(job), is_free_of_losses(site, job)) == (S.QUEUED, True)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site):
@@ -111,6 +112,7 @@ def test_a_killed_supervisor_is_followed_by_one_that_adopts_its_drivers(site):
         site.drive(None, gone(driver))
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_driver(site):
     with searching(site) as (api, supervisor, driver, job):
@@ -127,6 +129,7 @@ def test_when_api_and_supervisor_are_killed_at_once_the_next_start_adopts_the_dr
             assert len(supervisors(site)) == 1
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_second_supervisor_waits_takes_over_at_once_and_ends_when_it_is_asked_to(site, capfd):
     with supervisor_process(site) as first:

@@ -88,6 +88,7 @@ def test_what_a_driver_writes_is_its_users_alone(site):
     assert {path.name: path.stat().st_mode & 0o077 for path in written} == dict.fromkeys((path.name for path in written), 0)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
@@ -110,6 +111,7 @@ def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     assert site.settings.log(job.id, 2).exists()
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_a_driver_goes_on_without_its_supervisor_and_the_next_one_starts_no_second(site):
@@ -125,6 +127,7 @@ def test_a_driver_goes_on_without_its_supervisor_and_the_next_one_starts_no_seco
     every_trial_is_counted_once(site, job, 8)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_when_supervisor_and_driver_are_killed_the_next_supervisor_goes_on_at_once(site):
@@ -155,6 +158,7 @@ def test_stopping_the_supervisor_gives_its_jobs_back(site):
     every_trial_is_counted_once(site, job)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_cancelling_a_running_job_ends_it_within_seconds(site):
@@ -167,6 +171,7 @@ def test_cancelling_a_running_job_ends_it_within_seconds(site):
     site.drive(supervisor, lambda: not any(state.alive for state in supervisor._executor.list_drivers().values()))
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_cancelling_works_before_the_driver_has_begun_and_while_it_is_paused(site):
@@ -198,6 +203,7 @@ def test_a_deaf_driver_is_made_to_end_by_its_own_keeper(site, monkeypatch):
     assert site.state(job) is S.CANCELLED
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
@@ -211,6 +217,7 @@ def test_a_driver_that_was_frozen_is_stopped_before_the_next_begins(short):
     assert not is_alive(frozen)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(short):
@@ -229,6 +236,7 @@ def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(s
     assert "no longer held by" in short.settings.log(job.id, 1).read_text()
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_a_full_disk_puts_the_job_off_until_there_is_room(site):
@@ -242,6 +250,7 @@ def test_a_full_disk_puts_the_job_off_until_there_is_room(site):
     every_trial_is_counted_once(site, job)
 
 
+@pytest.mark.faults
 def test_a_failure_has_a_class_a_sentence_and_a_next_command(site):
     site.mischief("nan")
     job = site.submit(trials=1)
@@ -295,6 +304,7 @@ def test_as_many_jobs_are_driven_at_a_time_as_there_is_room_for(site):
     assert [site.state(job) for job in jobs] == [S.SUCCEEDED] * 4
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_database_that_goes_away_costs_no_trial(tmp_path, monkeypatch):
     with postgres_server() as server, Site(fresh_postgres(server), tmp_path, monkeypatch) as site:

@@ -10,7 +10,11 @@ from workers.search.summary import Summary
 
 
 def describe_model(model: SelectedModel, summary: Summary) -> str:
-    """`test 71.10% (70.2% to 72.0%), 1.9 points below the dense model; 1.62 times as fast (eager, CPU, batch 1)`."""
+    """`test 71.10% (70.2% to 72.0%), 1.9 points below the dense model; 1.62 times as fast (eager, CPU, batch 1)`, or which earlier one of
+    the summary is the same model."""
+    first = next((other.label for other in summary.models if other.trial == model.trial), model.label)
+    if first != model.label:
+        return f"the same model as {first}"
     parts = [_against_dense(model, summary)]
     if model.probe is not None:
         parts.append(model.probe.describe())

@@ -1,0 +1,83 @@
+"""The rows of `methods_table.py`: autoslim's methods, variants of them with other knobs, chains, and the baselines."""
+
+from __future__ import annotations
+
+import baselines
+from baselines.tome import CONSTANT, DECREASING
+
+from autoslim.core.recipe import Knobs
+
+OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width")
+VARIANTS: dict[str, tuple[str, Knobs]] = {
+    **{f"{name}_merging": (name, {"dead": "merge"}) for name in ("patch_slimming", "dps", "life_regression")},
+    "patch_slimming_cover": ("patch_slimming", {"places": "cover"}),
+    "merge_fixed": ("merge", {"places": "fixed"}),
+    "vit_slim_refit": (
+        "vit_slim",
+        {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "start": "dense", "rule": "fall", "refit": True},
+    ),
+    "life_regression_ours": (
+        "life_regression",
+        {"start": "impact", "last_reading": True, "dead": "merge", "loss": "recipe", "tune": "all", "train_share": 0.2},
+    ),
+    # One option each, for what it is worth by itself.
+    "life_regression_impact": ("life_regression", {"start": "impact"}),
+    "life_regression_last_reading": ("life_regression", {"last_reading": True}),
+    "life_regression_diversity": ("life_regression", {"diversity": 1.0}),
+    "life_regression_anneal": ("life_regression", {"anneal": 16.0}),
+    "dps_task": ("dps", {"learn_from": "task"}),
+    "sit_image": ("sit", {"slots": "image"}),
+    "sit_image_once": ("sit", {"slots": "image", "stages": 1}),
+    "sit_sizes": ("sit", {"sizes": "patches"}),
+    "sit_image_sizes": ("sit", {"slots": "image", "sizes": "patches"}),
+    "sit_one_stage": ("sit", {"stages": 1, "token_error": "plain", "token_weight": 0.1, "recalibrate": "first"}),
+    "tome_constant": ("tome", {"slope": CONSTANT}),
+    "tome_decreasing": ("tome", {"slope": DECREASING}),
+}
+"""Further rows, on request: a method or a baseline with knobs other than its defaults."""
+
+BASELINES = (*baselines.BASELINES, *(row for row, (name, _) in VARIANTS.items() if name in baselines.BASELINES))
+"""The baselines, and further rows of them, on request."""
+CHAINS = ("width+patch_slimming", "width+merge")
+"""Those of the space `default`."""
+ROWS = (
+    *OURS,
+    *("patch_slimming_merging", "life_regression_merging", "life_regression_ours", "sit_image_once"),
+    *CHAINS,
+    *baselines.BASELINES,
+)
+"""The rows of the table: every method with its defaults, what is ours in those of papers, the chains, and the baselines."""
+
+DENSE, RANDOM = "dense", "random_tokens"
+
+COMPARED = (
+    ("merge", "tome"),
+    ("patch_slimming", "random_places"),
+    ("patch_slimming_merging", "patch_slimming"),
+    ("life_regression_merging", "life_regression"),
+    ("width", "vit_slim"),
+    ("width+merge", "width"),
+    ("width+patch_slimming", "width"),
+)
+"""Pairs of rows with a question of their own: whether the first is ahead of the second."""
+
+
+def _layers(knob: str, *layers: int) -> Knobs:
+    return {f"{knob}_{k}": layer for k, layer in enumerate(layers, 1)}
+
+
+ONE_STAGE = ("sit_one_stage", "sit_image_once")
+
+DESIGN: dict[str, dict[str, Knobs]] = {
+    "random_tokens": {"": _layers("drop_layer", 1, 2, 3)},
+    "evit": {"": _layers("layer", 1, 3, 5)},
+    "life_regression": {"35%": _layers("drop_layer", 1, 2, 3)},
+    "vit_slim_refit": {"35%": {"patches": "up", "patch_share": 0.2}},
+    **{row: {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}} for row in ONE_STAGE},
+}
+"""Knobs other than the defaults, by row and budget (`""`: every other budget), selected on validation images."""
+
+
+def unknown_row(rows: tuple[str, ...]) -> str | None:
+    """The first of the rows that there is none of; a chain's methods may be variants."""
+    return next((row for row in rows if row not in BASELINES and not set(row.split("+")) <= {*OURS, *VARIANTS}), None)

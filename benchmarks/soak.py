@@ -1,0 +1,208 @@
+"""Does a service stay as it is over many jobs with faults? Memory, open files, disk and database, and what became of every job.
+
+    python benchmarks/soak.py [--jobs 200] [--faults 0.3] [--keep 20] [--seed 0] [--folder runs/soak]
+
+One `autoslim serve` on loopback and one small job after the other, each a real search over scikit-learn's digits. A share of them, drawn
+by the seed, meets a fault of `faults/kills.py` when its first trial has ended. A job is deleted when `--keep` later ones have ended, as an
+operator's retention does, so that nothing has a reason to grow. After each job a row is written to FOLDER/rows.jsonl; a second start goes
+on after the last row, with the same service folder.
+
+The exit code is 1 where a job did not end with its model, something was lost or doubled, or a size was larger in the last fifth of the
+jobs than in the second fifth by more than its margin. The first fifth is left out: caches fill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
+
+from faults import kills  # noqa: E402
+from faults.case import Stage  # noqa: E402
+from faults.service import Service, belongs, until  # noqa: E402
+from faults.user import SPEC, User  # noqa: E402
+
+_SMALL = SPEC | {"trials": 2, "epochs": 1.0}
+_FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
+_NONE = "none"
+
+MARGINS = {
+    "api_bytes": 64 * 2**20,
+    "supervisor_bytes": 64 * 2**20,
+    "api_files": 10,
+    "supervisor_files": 10,
+    "processes": 2,
+    "root_bytes": 32 * 2**20,
+    "database_bytes": 2 * 2**20,
+    "ray_bytes": 32 * 2**20,
+}
+"""What is measured after each job, and by how much the median of the last fifth may be above that of the second. Memory is what the system
+counts for a process (RSS), which varies by what its allocator keeps."""
+
+
+def measured(service: Service, scratch: Path) -> dict[str, int]:
+    """When no driver is left; `scratch` is Ray's folder."""
+    until(lambda: None if any((service.root / "drivers").glob("*.json")) else True, "the end of all drivers")
+    sizes = {"processes": sum(belongs(process, service.root) for process in psutil.process_iter())}
+    for name, process in (("api", service.api), ("supervisor", service.supervisor())):
+        sizes |= {f"{name}_bytes": process.memory_info().rss, f"{name}_files": process.num_fds()}
+    database = sum(path.stat().st_size for path in service.root.glob("autoslim.db*"))
+    return sizes | {"database_bytes": database, "root_bytes": _bytes(service.root) - database, "ray_bytes": _bytes(scratch)}
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            # What is being deleted meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
+
+
+def play(service: Service, scratch: Path, number: int, fault: str) -> dict[str, Any]:
+    """One job; its idempotency key is its number's, so that it is the same job after an interruption of this program."""
+    name = f"soak-{number}"
+    user = User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)
+    try:
+        user.submit()
+        missed = fault != _NONE and not _strike(service, user, fault)
+        verdict = user.verdict()
+        row = {"number": number, "id": user.job["id"], "fault": fault, "missed": missed, **dataclasses.asdict(verdict)}
+        return row | measured(service, scratch)
+    finally:
+        user.http.close()
+
+
+def _strike(service: Service, user: User, fault: str) -> bool:
+    """Whether the fault has happened; not where the job ended before it, as after an interruption of this program."""
+    user.until_trials(1)
+    if user.ended:
+        return False
+    try:
+        _FAULTS[fault].strike(Stage(service.root.parent, service, user))
+    except (TimeoutError, psutil.NoSuchProcess):
+        # The job has ended while its process was looked for; anything else is a mistake.
+        if not user.ended:
+            raise
+        return False
+    return True
+
+
+def delete(service: Service, row: dict[str, Any]) -> None:
+    """As the operator's retention does. The API may be about to start again."""
+
+    def deleted() -> bool | None:
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.delete(f"{service.url}/v1/jobs/{row['id']}", timeout=60, trust_env=False)
+            return answer.status_code in (204, 404) or None
+        return None
+
+    until(deleted, "a deletion")
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Of each size the medians of the second and of the last fifth of the jobs; nothing of fewer than ten jobs."""
+    fifth = len(rows) // 5
+    if fifth < 2:
+        return {}
+    early, late = rows[fifth : 2 * fifth], rows[-fifth:]
+    return {name: (_median(early, name), _median(late, name)) for name in MARGINS}
+
+
+def _median(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return statistics.median(row[name] for row in rows)
+
+
+def problems(rows: Sequence[dict[str, Any]], jobs: int) -> list[str]:
+    """What must not be."""
+    found = [
+        f"job {row['number']} ({row['fault']}): {row['state']}, lost {row['lost']}, doubled {row['doubled']}"
+        for row in rows
+        if row["state"] != "SUCCEEDED" or row["lost"] or row["doubled"]
+    ]
+    if [row["number"] for row in rows] != list(range(jobs)):
+        found.append(f"{jobs} jobs were submitted and {len({row['id'] for row in rows})} are accounted for")
+    found += [
+        f"{name} has grown from {early:.0f} to {late:.0f}; allowed: {MARGINS[name]} more"
+        for name, (early, late) in growth(rows).items()
+        if late - early > MARGINS[name]
+    ]
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    states = Counter(row["state"] for row in rows)
+    happened = Counter(row["fault"] for row in rows if row["fault"] != _NONE and not row["missed"])
+    lines = [
+        f"{len(rows)} jobs: {', '.join(f'{count} {state}' for state, count in states.items())}; {happened.total()} faults, "
+        f"{sum(row['lost'] for row in rows)} lost, {sum(row['doubled'] for row in rows)} doubled, "
+        f"{sum(row['attempts'] for row in rows)} attempts, {sum(row['seconds'] for row in rows) / 3600:.1f} h",
+        "",
+        "| size | second fifth | last fifth | most |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {_shown(name, early)} | {_shown(name, late)} | {_shown(name, max(row[name] for row in rows))} |"
+        for name, (early, late) in growth(rows).items()
+    ]
+    return "\n".join([*lines, "", "| fault | times |", "|---|---|", *(f"| {name} | {n} |" for name, n in happened.most_common())])
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.0f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--faults", type=float, default=0.3, help="share of the jobs that meet one")
+    parser.add_argument("--keep", type=int, default=20, help="ended jobs that are not deleted")
+    parser.add_argument("--seed", type=int, default=0, help="of which jobs meet which fault")
+    parser.add_argument("--folder", type=Path, default=Path("runs/soak"), help="the service's folder and the rows")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    # Short, since Ray creates sockets in it.
+    scratch = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
+    try:
+        with Service(folder, environment={"RAY_TMPDIR": str(scratch)}).running() as service:
+            for number in range(len(rows), arguments.jobs):
+                drawn = random.Random(f"{arguments.seed}:{number}")
+                fault = drawn.choice(sorted(_FAULTS)) if drawn.random() < arguments.faults else _NONE
+                began = time.monotonic()
+                rows.append(play(service, scratch, number, fault))
+                with file.open("a") as kept:
+                    kept.write(json.dumps(rows[-1]) + "\n")
+                print(f"{number}: {fault}: {rows[-1]['state']} in {time.monotonic() - began:.0f} s", file=sys.stderr)
+                if number >= arguments.keep:
+                    delete(service, rows[number - arguments.keep])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(table(rows))
+    found = problems(rows, arguments.jobs)
+    print("\n".join(found), file=sys.stderr)
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The table of `benchmarks/methods_table.py`: which runs it needs, in which order, and what it says of them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import methods_table
+import numpy as np
+import pytest
+from helpers.tiny import make_dense
+from methods_report import Results, table
+from methods_rows import CHAINS, COMPARED, OURS, ROWS, VARIANTS, unknown_row
+from methods_runs import TRAINING, Facts, Run, Settings, estimated_minutes, is_done
+from methods_schedule import BUDGETS, carry_out, planned, same_settings
+
+from autoslim.methods import METHODS
+from autoslim.search import load_space
+
+SETTINGS = Settings(images=10_000, epochs=3.0, training=TRAINING)
+
+
+def write(output: Path, run: Run, test: float = 0.0, *, error: str = "", infeasible: bool = False) -> None:
+    folder = output / "runs" / run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = Facts(
+        name=run.name, budget=run.budget, seed=run.seed, error=error, infeasible=infeasible, share=0.5, test=test, minutes=2.0
+    )
+    (folder / "facts.json").write_text(facts.to_json())
+    if not error:
+        np.save(folder / "hits.npy", np.arange(1000) < round(1000 * test))
+
+
+# The rows.
+
+
+def test_every_method_the_chains_of_the_default_space_and_the_controls_are_rows():
+    assert set(METHODS) == set(OURS) <= set(ROWS)
+    assert set(CHAINS) == {label for label in load_space("default").units if "+" in label} <= set(ROWS)
+    assert {"random_places", "tome", "dense", "random_tokens", "smaller_image"} <= set(ROWS)
+    assert {row for pair in COMPARED for row in pair} <= set(ROWS)
+    assert unknown_row((*ROWS, *VARIANTS, "vit_slim_refit+merge")) is None
+    assert unknown_row(("tome", "width+nothing")) == "width+nothing"
+
+
+@pytest.mark.parametrize("row", VARIANTS)
+def test_a_variant_is_no_default(row: str):
+    name, knobs = VARIANTS[row]
+    if name in METHODS:
+        shape = make_dense("vit").shape
+        defaults = METHODS[name].repair(shape, {})
+        assert any(METHODS[name].repair(shape, knobs).get(knob) != defaults.get(knob) for knob in knobs)
+
+
+# The runs.
+
+
+def test_half_the_flops_and_the_first_seed_come_first_and_the_dense_model_once_a_seed():
+    runs = planned(("dense", "tome"), ("70%", "50%", "35%"), (0, 1))
+    assert [run.folder for run in runs] == [
+        *("dense-100-0", "tome-50-0", "tome-35-0"),
+        *("dense-100-1", "tome-50-1", "tome-35-1"),
+        # Left where the time does not suffice.
+        *("tome-70-0", "tome-70-1"),
+    ]
+    assert estimated_minutes(runs[0], SETTINGS) > estimated_minutes(runs[1], SETTINGS)
+
+
+def test_baselines_have_the_first_seed_alone():
+    runs = planned(("dense", "tome", "sit"), BUDGETS, (0, 1), (0,))
+    assert {run.seed for run in runs if run.name in ("dense", "tome")} == {0}
+    assert len(runs) == 1 + len(BUDGETS) + 2 * len(BUDGETS)
+
+
+def test_what_the_time_drops_is_70_percent():
+    """On two idle cores two hours suffice for everything else."""
+    minutes = {run: estimated_minutes(run, SETTINGS) / 2 for run in planned(ROWS, BUDGETS, (0, 1), (0,))}
+    assert sum(cost for run, cost in minutes.items() if run.budget != "70%") < 100 < sum(minutes.values())
+
+
+def test_no_run_begins_that_would_end_too_late(tmp_path: Path):
+    begun: list[Run] = []
+
+    def begin(run: Run, data: Path, output: Path, settings: Settings) -> None:
+        begun.append(run)
+        write(output, run, 0.5)
+
+    runs = planned(("tome",), ("70%", "50%", "35%"), (0,))
+    # Enough for the run at 35 %, not for one at 50 %.
+    ends = time.monotonic() + 60 * (estimated_minutes(runs[0], SETTINGS) + estimated_minutes(runs[1], SETTINGS)) / 2
+    assert carry_out(runs, tmp_path, tmp_path, SETTINGS, 1, ends=ends, begin=begin) == 2
+    assert [run.budget for run in begun] == ["35%"]
+    assert carry_out(runs, tmp_path, tmp_path, SETTINGS, 1, begin=begin) == 0
+    assert len(begun) == 4
+
+
+def test_a_run_that_failed_is_to_be_done_again_unless_its_budget_cannot_be_reached(tmp_path: Path):
+    run = Run(name="tome", budget="50%", seed=0)
+    assert not is_done(tmp_path, run)
+    write(tmp_path, run, error="DivergedError: the loss is nan")
+    assert not is_done(tmp_path, run)
+    write(tmp_path, run, error="its cheapest form is above the budget", infeasible=True)
+    assert is_done(tmp_path, run)
+    write(tmp_path, run, 0.5)
+    assert is_done(tmp_path, run)
+
+
+def test_runs_of_other_settings_are_not_mixed(tmp_path: Path):
+    same_settings(tmp_path, SETTINGS)
+    same_settings(tmp_path, SETTINGS)
+    with pytest.raises(SystemExit, match="other settings"):
+        same_settings(tmp_path, SETTINGS.replace(epochs=1.0))
+
+
+def test_the_second_start_has_one_budget_and_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("AUTOSLIM_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["methods_table.py", "--output", str(tmp_path / "out"), "--second-start", "--dry-run"])
+    methods_table.main()
+    *runs, total = capsys.readouterr().out.splitlines()
+    assert {line.split("-")[1] for line in runs} == {"35", "100"}
+    assert {line.split("-")[0] for line in runs} == set(ROWS)
+    assert total.startswith(f"{len(runs)} runs to do, 0 done; about ")
+
+
+# The table.
+
+
+def test_the_table_names_the_best_and_who_is_behind_random_tokens(tmp_path: Path):
+    names = ("sit", "vit_slim", "dense", "random_tokens", "tome")
+    tests = {"sit": 0.60, "vit_slim": 0.72, "dense": 0.73, "random_tokens": 0.65, "tome": 0.70}
+    runs = planned(names, ("50%",), (0, 1))
+    for run in runs:
+        write(tmp_path, run, tests[run.name] + 0.01 * run.seed)
+    text = table(Results(tmp_path, runs), names, ("50%",))
+    assert "| vit_slim | 72.50 |" in text and "| dense | 73.50 at 100 % |" in text
+    assert "vit_slim, is ahead of every baseline: +2.00" in text and "Not ahead of random tokens: sit." in text
+    assert "**tome**" in text
+    assert "| sit | 50.0% | 60.50 (60.00, 61.00) | -5.00" in text
+
+
+def test_the_table_of_what_is_there_names_what_failed(tmp_path: Path):
+    names = ("sit", "dense", "random_tokens", "tome")
+    runs = planned(names, ("70%", "50%"), (0,))
+    write(tmp_path, Run(name="tome", budget="50%", seed=0), 0.7)
+    write(tmp_path, Run(name="sit", budget="50%", seed=0), error="DivergedError: the loss is nan")
+    text = table(Results(tmp_path, runs), names, ("70%", "50%"))
+    assert "| tome |  | 70.00 |" in text
+    assert "failed: sit at 50%, seed 0: DivergedError: the loss is nan" in text
+    assert "no run of the same seed" in text
+
+
+def test_pairs_of_rows_are_compared_on_the_same_images_and_seeds(tmp_path: Path):
+    """Baselines have one seed: a method's other one does not count against them."""
+    names = ("merge", "tome")
+    runs = planned(names, ("25%",), (0, 1), (0,))
+    for run in runs:
+        write(tmp_path, run, {"merge": 0.72, "tome": 0.70}[run.name] - 0.1 * run.seed)
+    assert "- merge against tome: +2.00 (+1.13 to +2.87)" in table(Results(tmp_path, runs), names, ("25%",))
+
+
+def test_what_cannot_be_reached_is_said_once_and_is_no_failure(tmp_path: Path):
+    runs = planned(("sit",), ("15%",), (0, 1))
+    for run in runs:
+        write(tmp_path, run, error="its cheapest form has 31M, above the budget of 28M", infeasible=True)
+    text = table(Results(tmp_path, runs), ("sit",), ("15%",))
+    assert text.count("- cannot be reached: sit at 15%: its cheapest form has 31M, above the budget of 28M") == 1
+    assert "failed" not in text

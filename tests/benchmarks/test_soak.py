@@ -1,0 +1,60 @@
+"""What the soak takes for growth, and for a job that is not accounted for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from soak import MARGINS, growth, problems, table
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    ended = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "seconds": 40.0, "told": []}
+    sizes = dict.fromkeys(MARGINS, 1000)
+    return {"number": number, "id": f"job-{number}", "fault": "none", "missed": False} | ended | sizes | changes
+
+
+def rows(count: int = 20, **changes: Any) -> list[dict[str, Any]]:
+    return [row(number, **changes) for number in range(count)]
+
+
+def test_jobs_that_all_end_in_a_service_that_stays_as_it_is_are_no_problem() -> None:
+    assert problems(rows(), 20) == []
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_size_that_rises_with_the_jobs_is_a_problem(name: str) -> None:
+    found = rows()
+    for each in found:
+        each[name] = 1000 + each["number"] * MARGINS[name]
+    # From the median of jobs 4 to 7 to that of jobs 16 to 19.
+    assert growth(found)[name] == (1000 + 5.5 * MARGINS[name], 1000 + 17.5 * MARGINS[name])
+    (problem,) = problems(found, 20)
+    assert problem.startswith(f"{name} has grown from ")
+
+
+def test_what_fills_at_first_and_a_single_large_value_are_none() -> None:
+    found = rows()
+    for each in found[:4]:
+        each["root_bytes"] = 0
+    found[18]["api_bytes"] = 10**12
+    assert problems(found, 20) == []
+
+
+def test_a_job_that_failed_or_is_missing_or_was_done_twice_is_a_problem() -> None:
+    found = rows()
+    found[3] |= {"state": "FAILED", "lost": 1, "fault": "driver: SIGKILL"}
+    assert problems(found, 20) == ["job 3 (driver: SIGKILL): FAILED, lost 1, doubled 0"]
+    assert problems(rows(19), 20) == ["20 jobs were submitted and 19 are accounted for"]
+    twice = [*rows(), row(19)]
+    assert problems(twice, 20) == ["20 jobs were submitted and 20 are accounted for"]
+
+
+def test_the_table_counts_the_faults_that_happened() -> None:
+    found = rows()
+    found[2] |= {"fault": "driver: SIGKILL", "attempts": 2}
+    found[5] |= {"fault": "driver: SIGKILL", "missed": True}
+    text = table(found)
+    assert text.startswith("20 jobs: 20 SUCCEEDED; 1 faults, 0 lost, 0 doubled, 21 attempts, 0.2 h")
+    assert "| driver: SIGKILL | 1 |" in text
+    assert "| api_files | 1000 | 1000 | 1000 |" in text

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from autoslim.data.map_ahead import THREAD_NAME, map_ahead
+
+
+def test_results_come_in_the_order_of_the_items():
+    gate = threading.Event()
+
+    def function(number: int) -> int:
+        # The first one is the last to be done.
+        gate.wait() if number == 0 else number == 3 and gate.set()
+        return number * number
+
+    assert list(map_ahead(function, range(20), threads=2, ahead=5)) == [number * number for number in range(20)]
+
+
+def test_no_more_items_are_taken_than_are_ahead():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = map_ahead(lambda number: number, items(), threads=2, ahead=3)
+    assert next(results) == 0
+    assert len(taken) == 4
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
+
+
+def test_an_error_reaches_the_caller_and_ends_the_threads():
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(lambda number: 1 // number, [2, 1, 0, 5], threads=2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]

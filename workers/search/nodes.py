@@ -1,0 +1,24 @@
+"""The nodes of the Ray cluster, as they are now."""
+
+from __future__ import annotations
+
+import ray
+from ray._private.state import state as ray_state
+
+from workers.search.resources import Node
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of the nodes that are told to end: by `ray drain-node`, by an autoscaler, or by SIGTERM to `ray start --block`, which is how
+    Kubernetes ends a pod. Ray places nothing on them any more."""
+    return frozenset(ray_state.get_draining_nodes())
+
+
+def usable_nodes() -> tuple[Node, ...]:
+    """The nodes that are alive and are not told to end."""
+    draining = draining_nodes()
+    return tuple(
+        Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in draining
+    )
