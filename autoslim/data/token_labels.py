@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from autoslim.data.cache import EncodedFile
 from autoslim.data.decode import shown_size
 from autoslim.data.table import EncodedTokenLabels, Indices
-from autoslim.data.token_label_file import TokenLabelMap, decode_token_labels
 from autoslim.errors import DatasetError
+
+if TYPE_CHECKING:
+    from autoslim.data.token_label_file import TokenLabelMap
 
 _PARTS = ("scores", "classes", "sizes")
 
@@ -97,6 +99,9 @@ def _header(kind: np.dtype[Any], shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _decoded(data: bytes, name: str, class_count: int) -> TokenLabelMap:
+    # Here, because it imports PyTorch, and the processes that decode images do without.
+    from autoslim.data.token_label_file import decode_token_labels
+
     try:
         return decode_token_labels(data, class_count)
     except DatasetError as error:

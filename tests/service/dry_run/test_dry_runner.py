@@ -218,6 +218,7 @@ UNDECIDING: dict[str, Any] = {
     "reuse": ("all",),
     "speed": (),
     "forms": (),
+    "max_form_drop": 1.0,
     "webhook": "https://hooks.example.org/autoslim",
     "priority": 9,
 }
