@@ -23,7 +23,6 @@ from autoslim.data.manifest_file import SUFFIXES as MANIFESTS
 from autoslim.data.manifest_file import describe_header
 from autoslim.data.split_names import folders_by_split
 from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
-from autoslim.data.token_label_folder import TokenLabelFolder
 from autoslim.errors import DatasetError
 
 _OFFER = ", or a manifest:"
@@ -48,6 +47,9 @@ def read_image_folder(root: Path, *, labelled: bool = True, token_labels: Path |
     tables = {split: _table(root, splits[split], list(listed[split].values())) for split in splits}
     files = tuple(path for found in listed.values() for paths in found.values() for path in paths)
     if token_labels is not None:
+        # Here, because it imports PyTorch, and the processes that decode images do without.
+        from autoslim.data.token_label_folder import TokenLabelFolder
+
         images = [path for paths in listed["train"].values() for path in paths]
         patches = TokenLabelFolder(token_labels, images, splits["train"])
         tables["train"] = dataclasses.replace(tables["train"], token_labels=patches.read)

@@ -68,7 +68,7 @@ def write_token_labels(
         DatasetError: naming labels that are missing, damaged, or of other sizes than those before.
     """
     # Half precision, as they are published: scores choose a soft label.
-    kinds = (np.dtype(np.float16), np.min_scalar_type(class_count - 1), np.dtype(np.int32))
+    kinds: tuple[np.dtype[Any], ...] = (np.dtype(np.float16), np.min_scalar_type(class_count - 1), np.dtype(np.int32))
     shape: tuple[int, ...] = ()
     with contextlib.ExitStack() as stack:
         # Not mapped: a disk that is full raises an error, and does not end the process.
