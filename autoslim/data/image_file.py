@@ -13,13 +13,17 @@ from autoslim.errors import DatasetError
 
 
 def read_image_file(path: Path) -> bytes:
-    """Up to one byte more than is allowed, by which the decoder recognizes a file that is too large; b"" for one that cannot be read."""
+    return read_bounded(path, MAX_BYTES)
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Up to one byte more than `most`, by which the decoder recognizes a file that is too large; b"" for one that cannot be read."""
     try:
         # A pipe or a device with the name of an image would block, or never end.
         if not path.is_file():
             return b""
         with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most + 1)
     except OSError:
         return b""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from autoslim.data.image_file import read_bounded
 from autoslim.data.links import check_inside
 from autoslim.data.table import EncodedTokenLabels, Indices
 from autoslim.data.token_label_file import MAX_BYTES, SUFFIXES
@@ -34,16 +35,4 @@ class TokenLabelFolder:
         for index in wanted.tolist():
             path = self.files[index]
             check_inside(self._folder, path)
-            yield _bytes_of(path), str(path)
-
-
-def _bytes_of(path: Path) -> bytes:
-    """Up to one byte more than is allowed, by which a file that is too large is recognized; b"" for one that cannot be read."""
-    try:
-        # A pipe or a device would block, or never end.
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError:
-        return b""
+            yield read_bounded(path, MAX_BYTES), str(path)
