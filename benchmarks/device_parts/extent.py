@@ -54,7 +54,7 @@ SMALL = Extent(
     images=60,
     one=1,
     many=8,
-    methods=("merge", "width"),
+    methods=("life_regression", "vit_slim"),
     seconds=0.1,
 )
 """Everything in little, to see on a CPU that the script runs."""

@@ -26,16 +26,17 @@ def findings(extent: Extent, clock: Clock, scratch: Path) -> Iterator[Finding]:
     seen = itertools.islice(calibration_models(known, dense.shape, class_query=False), None, None, 2)
     table = measure_table(request_of(dense, limits, seen, class_query=False))
     # Measured after the table's own models: the table knows none of them.
-    others = {model.recipe: model for model in unseen(dense.shape) if model.recipe in known}.values()
-    judged = measure_table(request_of(dense, limits, others, class_query=False), table)
+    others = {model.recipe: model for model in unseen(dense.shape) if model.recipe in known}
+    judged = measure_table(request_of(dense, limits, others.values(), class_query=False), table)
     total, errors = predict(dense.shape, Plan.dense(dense.shape)).total, []
     for found in judged.calibrations[len(table.calibrations) :]:
         predicted = found.parts_ms * table.correction(found.recipe, found.parts_ms)
         errors.append(abs(predicted / found.measured_ms - 1))
         numbers = {"predicted ms": predicted, "measured ms": found.measured_ms, "of the FLOPs": found.flops / total}
         yield Finding(what=f"{found.recipe}, batch {extent.one}", numbers=numbers | {"error": errors[-1]})
+    if missing := known.keys() - others.keys():
+        yield Finding(what=f"{', '.join(sorted(missing))}, batch {extent.one}", skipped="no model to judge by is of this method")
     if not errors:
-        yield Finding(what=f"batch {extent.one}", skipped=f"no model to judge by is of {', '.join(known)}")
         return
     yield Finding(
         what=f"all, batch {extent.one}", numbers={"median error": statistics.median(errors), "largest error": max(errors)}
