@@ -26,21 +26,23 @@ def findings(extent: Extent, clock: Clock, scratch: Path) -> Iterator[Finding]:
     what = f"a search, {resources}, {_TRIALS} trials"
     output, began = scratch / "search", time.monotonic()
     command = [sys.executable, "-m", "autoslim.cli", *_arguments(extent, scratch, resources), "--output", str(output)]
-    with tempfile.TemporaryFile("w+") as errors:
-        code = _exit_code(command, errors, seconds=clock.left)
-        errors.seek(0)
+    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+") as errors:
+        code = _exit_code(command, told, errors, seconds=clock.left)
+        for file in (told, errors):
+            file.seek(0)
+        summary = told.read()
         lines = errors.read().strip().splitlines() or ["no error output"]
     if code is None or code:
         yield Finding(what=what, skipped="no time is left" if code is None else f"exit code {code}: {lines[-1]}")
         return
-    summary = json.loads((output / "summary.json").read_text())
-    states = {f"trials {state}": float(count) for state, count in summary["states"].items()}
-    yield Finding(what=what, numbers={"seconds": time.monotonic() - began, **states, "models": float(len(summary["models"]))})
+    found = json.loads(summary)
+    states = {f"trials {state}": float(count) for state, count in found["states"].items()}
+    yield Finding(what=what, numbers={"seconds": time.monotonic() - began, **states, "models": float(len(found["models"]))})
 
 
-def _exit_code(command: list[str], errors: IO[str], *, seconds: float) -> int | None:
+def _exit_code(command: list[str], told: IO[str], errors: IO[str], *, seconds: float) -> int | None:
     """None where it has not ended in time; it is then interrupted, so that it ends its workers."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    process = subprocess.Popen(command, stdout=told, stderr=errors)
     try:
         return process.wait(timeout=max(0.0, seconds))
     except subprocess.TimeoutExpired:
@@ -57,4 +59,4 @@ def _arguments(extent: Extent, scratch: Path, resources: str) -> list[str]:
         arguments += ["--model-args", ",".join(f"{name}={value}" for name, value in extent.args.items())]
     arguments += ["--trials", str(_TRIALS), "--epochs", "1", "--base-epochs", "1", "--batch-size", str(extent.batch)]
     arguments += ["--resources", resources, "--concurrency", "2", "--final-share", "0", "--scheduler", "none", "--speed", "none"]
-    return [*arguments, "--forms", "none", "--progress", "none"]
+    return [*arguments, "--forms", "none", "--progress", "none", "--json"]
