@@ -92,6 +92,8 @@ def test_failures_and_events_have_no_path_and_no_address(service: RunningService
     assert failure.message == LEAK
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_plan_of_data_that_cannot_be_read_names_it_as_the_user_does(
     service: RunningService, client: httpx.Client, data_root: Path
 ) -> None:
