@@ -21,7 +21,7 @@ from autoslim.core.result import TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import Store
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("no_search_is_left")]
 
 PLAIN = ("--resources", "cpu=1", "--final-share", "0", "--speed", "none", "--forms", "none")
 AGAIN = "goes on from its checkpoint: "
@@ -31,15 +31,6 @@ AGAIN = "goes on from its checkpoint: "
 def without_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own helpers for tests start nodes without one."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-
-
-@pytest.fixture(autouse=True)
-def no_search_is_left() -> Iterator[None]:
-    yield
-    for search in Search.begun:
-        if search.process.poll() is None:
-            search.kill_all()
-    Search.begun.clear()
 
 
 @contextlib.contextmanager

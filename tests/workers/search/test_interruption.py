@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,7 @@ from autoslim.core.urls import default_url
 from autoslim.models.weights import file_digest
 from autoslim.store import JobState, Store
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560)]
-
-
-@pytest.fixture(autouse=True)
-def no_search_is_left() -> Iterator[None]:
-    """Kills the searches that a failed test leaves running."""
-    yield
-    for search in Search.begun:
-        if search.process.poll() is None:
-            search.kill_all()
-    Search.begun.clear()
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560), pytest.mark.usefixtures("no_search_is_left")]
 
 
 def test_a_search_stopped_by_ctrl_c_and_then_by_kill_ends_with_every_trial_counted_once(tmp_path: Path) -> None:
