@@ -247,7 +247,9 @@ class Trainer:
         draw = np.random.default_rng([self.seed, zlib.crc32(self.schedule.seed_name.encode()), self.step])
         mixed_B3HW, share = mix(images_B3HW, draw, mixup=self.training.mixup, cutmix=self.training.cutmix)
         if labels.is_floating_point():
-            # Those of image and patches, which the loss smooths. Only the dense model's training has them, and it has no CutMix.
+            # Those of image and patches, which the loss smooths. Only the dense model's training has them, and it has no CutMix, whose box
+            # patches would have to follow.
+            assert self.training.cutmix == 0, "labels of patches with CutMix"
             return mixed_B3HW, torch.lerp(labels, labels.flip(0), 1 - share)
         classes = int(self.student.num_classes)  # type: ignore[arg-type]
         # Without classes the teacher sees the mixed image, and labels are not read.
