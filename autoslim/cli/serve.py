@@ -45,6 +45,14 @@ Lease = Annotated[
         "Seconds after which a job whose driver has not renewed its lease passes to another driver. Default: 60.",
     ),
 ]
+Niceness = Annotated[
+    int | None,
+    flag.flag(
+        "--niceness",
+        "Added to the niceness of drivers on this machine and their trials, 0 to 19, so that the service answers while they train. "
+        "Default: 10.",
+    ),
+]
 
 
 def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
@@ -139,6 +147,7 @@ def supervise(
     jobs: Jobs = 1,
     dashboard: Dashboard = None,
     lease_seconds: Lease = None,
+    niceness: Niceness = None,
     until_stdin_ends: Annotated[
         bool,
         typer.Option(
@@ -160,7 +169,7 @@ def supervise(
     from workers.service.supervise import supervise as run
 
     settings = settings_of(config, root=root, storage=storage, tracking_uri=tracking_uri)
-    more = {} if lease_seconds is None else {"lease_seconds": lease_seconds}
+    more = {name: value for name, value in {"lease_seconds": lease_seconds, "niceness": niceness}.items() if value is not None}
     service = {"storage": settings.storage, "root": settings.root.absolute(), "tracking_uri": settings.tracking_uri}
     driver_settings = read_placement(DriverSettings, CliInput.of(context), **service, **more)
     log_json()

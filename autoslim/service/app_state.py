@@ -18,6 +18,7 @@ from autoslim.service.metrics import RequestMetrics
 from autoslim.service.public_text import PublicText
 from autoslim.service.rate_limit import RateLimit
 from autoslim.service.settings import ServiceSettings
+from autoslim.service.stored_specs import StoredSpecs
 from autoslim.store import Keys, Queue, Store
 
 P = ParamSpec("P")
@@ -37,6 +38,7 @@ class AppState:
         self.settings, self.metrics, limits = settings, metrics, settings.limits
         self.catalog, self.public_text = Catalog(settings), PublicText(settings)
         self.queue, self.keys, self.store = Queue(settings.storage), Keys(settings.storage), Store(settings.storage)
+        self.stored_specs = StoredSpecs()
         self.dry_runner = DryRunner(limits)
         self.background = Background()
         self.late_jobs: set[str] = set()

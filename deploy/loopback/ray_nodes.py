@@ -16,6 +16,7 @@ from typing import Any
 from loopback.program import Program
 from workers.search.cluster import NICENESS, ONE_MACHINE
 from workers.service.executor import RESOURCE
+from workers.service.settings import DriverSettings
 
 # Of both nodes. On any other address Ray's processes listen on every interface, and its metrics answer without a token.
 _ADDRESS = "127.0.0.1"
@@ -67,11 +68,11 @@ class RayNodes:
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
         """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`.
 
-        They run at the priority of this command, as a search's own Ray does; Ray would let them give way to everything else on the machine.
+        They run at one priority, as those of a service without a cluster do; Ray would let trials give way to their drivers.
         """
         options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
         options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
-        niceness = {NICENESS: os.environ.get(NICENESS, "0")}
+        niceness = {NICENESS: os.environ.get(NICENESS, str(DriverSettings.model_fields["niceness"].default))}
         self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
 
     def nodes(self) -> int:

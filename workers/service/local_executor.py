@@ -59,6 +59,8 @@ class LocalExecutor(Executor):
                 env={**_without_webhook_secret(), **self._settings.environment(secrets=True)},
             )
         self._children[driver] = child
+        # The trials inherit it from the driver, whose search leaves Ray's workers at its own priority.
+        os.setpriority(os.PRIO_PROCESS, child.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + self._settings.niceness))
         try:
             self._write(driver, ProcessIdentity.of(child.pid))
         except OSError:

@@ -31,6 +31,13 @@ class DriverSettings(TrialPlacement):
         le=3600.0,
         description="Seconds after which a lease that is not renewed expires and another driver takes over; four renewals fit into them.",
     )
+    niceness: int = Field(
+        # The scheduler then gives the API's thread nine tenths of a CPU that a trial wants, too; an idle CPU is all the trial's.
+        default=10,
+        ge=0,
+        le=19,
+        description="Added to the niceness of drivers on the service's machine and their trials, so that the API answers while they train.",
+    )
 
     @field_validator("tracking_uri")
     @classmethod

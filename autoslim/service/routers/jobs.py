@@ -113,6 +113,7 @@ def _responses(state: AppState, jobs: list[QueuedJob]) -> list[JobResponse]:
             progress.get(job.id),
             queue_position=positions.get(job.id),
             spec=state.catalog.public_spec(json.loads(job.spec)),
+            facts=state.stored_specs.facts(job.spec),
             settings=state.settings,
             public=state.public_text,
         )

@@ -6,8 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from autoslim.config import read_json
-from autoslim.core.score import Score
 from autoslim.service.app_state import AppState, State
 from autoslim.service.pagination import decode_page_token, encode_page_token
 from autoslim.service.problems import problem_responses
@@ -31,7 +29,7 @@ async def trials(
     found = await state.run_sync(state.store.stored_trials, job.id, after=after, limit=page_size + 1)
     page = [trial_response(trial, state.public_text) for trial in found[:page_size]]
     return TrialPage(
-        score=_score(job).name,
+        score=state.stored_specs.facts(job.spec).score.name,
         trials=page,
         next_page_token=encode_page_token(str(page[-1].number)) if len(found) > page_size else None,
     )
@@ -45,9 +43,4 @@ async def front(job: ReadableJob, state: State) -> FrontResponse:
 
 def _front(state: AppState, job: QueuedJob) -> FrontResponse:
     trials = state.store.stored_trials(job.id)
-    return front_response(state.store.find_job(job.id), trials, state.public_text, score=_score(job))
-
-
-def _score(job: QueuedJob) -> Score:
-    """Of the job as it was asked for: one that has not started is in no store."""
-    return read_json(job.spec).dataset_spec.score
+    return front_response(state.store.find_job(job.id), trials, state.public_text, score=state.stored_specs.facts(job.spec).score)

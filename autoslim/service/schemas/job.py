@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from autoslim.config import read_json
 from autoslim.core.result import with_current_names
 from autoslim.service.public_text import PublicText
 from autoslim.service.settings import ServiceSettings
+from autoslim.service.stored_specs import SpecFacts
 from autoslim.store import FailureClass, QueuedJob, QueueState
 from autoslim.store.progress import SearchProgress
 
@@ -140,20 +140,22 @@ def job_response(
     *,
     queue_position: int | None,
     spec: dict[str, Any],
+    facts: SpecFacts,
     settings: ServiceSettings,
     public: PublicText,
 ) -> JobResponse:
-    """`spec` is the one to show, with the operator's paths replaced by names; `progress` is None before the first attempt."""
-    stored = read_json(job.spec)
+    """`spec` is the one to show, with the operator's paths replaced by names, `facts` are of the stored one;
+    `progress` is None before the first attempt.
+    """
     return JobResponse(
         **{field: getattr(job, field) for field in _SAME},
         reason=_reason(job, public),
         queue_position=queue_position,
         spec=spec,
-        score=stored.dataset_spec.score.name,
+        score=facts.score.name,
         progress=JobProgress(
             trials_ended=progress.ended if progress else 0,
-            trials_total=stored.most_trials,
+            trials_total=facts.most_trials,
             best=_best(progress) if progress else {},
         ),
         failure=None if job.failure is None else JobFailure(**public.within(job.failure.to_dict())),

@@ -24,6 +24,7 @@ from autoslim.report.tracking.run_content import job_content
 from autoslim.service.public_text import PublicText
 from autoslim.service.schemas import job_response
 from autoslim.service.settings import ServiceSettings
+from autoslim.service.stored_specs import StoredSpecs
 from autoslim.store import Queue, QueueState, Store
 from workers.progress.callbacks import SearchInfo
 from workers.progress.console import Console
@@ -105,8 +106,9 @@ class Sinks:
         """The trial's number by the budget's label, as each of them says it."""
         progress = self.store.progress([self.job.id])[self.job.id]
         settings = ServiceSettings(storage=self.url)
-        told = {"spec": {}, "settings": settings, "public": PublicText(settings)}
-        view = job_response(self.queue.get(self.job.id), progress, queue_position=None, **told)
+        job = self.queue.get(self.job.id)
+        told = {"spec": {}, "facts": StoredSpecs().facts(job.spec), "settings": settings, "public": PublicText(settings)}
+        view = job_response(job, progress, queue_position=None, **told)
         events = [event.data for event in self.queue.events(self.job.id) if event.type == "best"]
         prepared: Any = dataclasses.replace(_PREPARED, job=self.job, output=RunFolder(root), budgets=BUDGETS)
         dense, console = DenseModels({"": AdaptedModel(root, DENSE)}, {}), Console(self.job, Display())

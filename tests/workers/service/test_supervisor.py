@@ -17,6 +17,8 @@ from autoslim.core.result import TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import FailureClass, QueueState, Store, schema
 from autoslim.store.leases import LOSSES_ALLOWED
+from workers.service.executor import Driver
+from workers.service.local_executor import LocalExecutor
 from workers.service.process_identity import ProcessIdentity
 
 S = QueueState
@@ -91,6 +93,20 @@ def test_what_a_driver_writes_is_its_users_alone(site):
 @pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
+def test_drivers_give_way_to_the_api_by_as_much_as_the_operator_says(site):
+    for niceness in (10, 3):
+        executor = LocalExecutor(site.settings.model_copy(update={"niceness": niceness}), command=("sh", "-c", "sleep 600"))
+        driver = Driver(f"job-{niceness}", 1)
+        executor.start(driver)
+        try:
+            assert (
+                os.getpriority(os.PRIO_PROCESS, executor._children[driver].pid) == os.getpriority(os.PRIO_PROCESS, 0) + niceness
+            )
+        finally:
+            executor._children[driver].kill()
+            executor.delete_record(driver)
+
+
 def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     job, supervisor = site.submit(), site.supervisor()
     site.drive(supervisor, site.has_ended_trials(job, 2))
