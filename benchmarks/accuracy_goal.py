@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy_goal.py [--drop 2] [--trials 24] [--seeds 10] [--table benchmarks/data/trials_cifar10_d64.parquet]
     AUTOSLIM_DATA=... python benchmarks/accuracy_goal.py --real runs/goal [--drop 1] [--trials 24] [--images 6000] [--epochs 3]
+        [--only "the goal;70 %, 50 % and 35 %"]
 
 All searches have equally many trials, and of each the cheapest model counts that keeps to the drop on the validation images. The first
 form plays the searches on the surrogate of trained trials (`simulation`); a model's true drop is that without the noise of its trial. With
@@ -134,17 +135,21 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of the searches that are trained")
     parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--only", default=";".join(SEARCHES), help="searches, separated by semicolons (default: all)")
     options = parser.parse_args()
+    names = options.only.split(";")
+    if unknown := set(names) - set(SEARCHES):
+        parser.error(f"--only has {sorted(unknown)}; allowed: {', '.join(map(repr, SEARCHES))}")
     goal = AccuracyGoal(max_drop=options.drop)
     if options.real is not None:
         if "AUTOSLIM_DATA" not in os.environ:
             parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
         sizes = {"trials": options.trials, "images": options.images, "epochs": options.epochs}
-        found = {name: [trained(name, goal, options.real, **sizes)] for name in SEARCHES}
+        found = {name: [trained(name, goal, options.real, **sizes)] for name in names}
     else:
         surrogate = Surrogate(Trials.read(options.table))
         shared = {"trials": options.trials, "table": options.table, "surrogate": surrogate}
-        found = {name: [simulated(name, seed, goal, **shared) for seed in range(options.seeds)] for name in SEARCHES}
+        found = {name: [simulated(name, seed, goal, **shared) for seed in range(options.seeds)] for name in names}
     print(table_of(found))
     if options.real is not None:
         print("\n".join(["", *lines_on_test(options.real)]))

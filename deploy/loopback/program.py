@@ -33,8 +33,8 @@ class Program:
     def _file(self) -> Path:
         return self.folder / f"{self.name}.json"
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Raises RuntimeError when it runs already."""
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """The id of its process, which leads a session. Raises RuntimeError when it runs already."""
         if self.is_alive():
             raise RuntimeError(f"{self.name} runs already; stop it first")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +51,7 @@ class Program:
         # Keeps Popen from waiting for a child that outlives this process.
         child.returncode = 0
         self._file.write_text(ProcessIdentity.of(child.pid).to_json())
+        return child.pid
 
     def is_alive(self) -> bool:
         process = self._read()

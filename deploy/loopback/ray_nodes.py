@@ -16,6 +16,7 @@ from typing import Any
 from loopback.program import Program
 from workers.search.cluster import NICENESS, ONE_MACHINE
 from workers.service.executor import RESOURCE
+from workers.service.niceness import give_way
 from workers.service.settings import DriverSettings
 
 # Of both nodes. On any other address Ray's processes listen on every interface, and its metrics answer without a token.
@@ -68,12 +69,14 @@ class RayNodes:
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
         """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`.
 
-        They run at one priority, as those of a service without a cluster do; Ray would let trials give way to their drivers.
+        They run at the node's priority, which is that of a service's drivers without a cluster; Ray would let trials give way to everything
+        else on the machine.
         """
         options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
         options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
-        niceness = {NICENESS: os.environ.get(NICENESS, str(DriverSettings.model_fields["niceness"].default))}
-        self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
+        niceness = {NICENESS: os.environ.get(NICENESS, "0")}
+        node = self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
+        give_way(node, DriverSettings.model_fields["niceness"].default)
 
     def nodes(self) -> int:
         """The number of nodes that are alive; 0 where the dashboard does not answer."""

@@ -19,7 +19,7 @@ def test_each_spec_has_its_own_facts_and_is_read_once(monkeypatch):
     read: list[str] = []
     real = stored_specs.read_json
     monkeypatch.setattr(stored_specs, "read_json", lambda text: read.append(text) or real(text))
-    specs, first, second = StoredSpecs(), _text(), _text(trials=7, objective="features")
+    specs, first, second = StoredSpecs(), _text(), _text(trials=7, objective="features", weights="pretrained")
     for _ in range(2):
         assert (specs.facts(first).score.name, specs.facts(first).most_trials) == ("accuracy", 4)
         assert (specs.facts(second).score.name, specs.facts(second).most_trials) == ("agreement", 7)

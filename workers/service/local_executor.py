@@ -15,6 +15,7 @@ from pathlib import Path
 from autoslim.core.files import write_atomically
 from autoslim.webhook.secret import SECRET, SECRET_FILE
 from workers.service.executor import Driver, DriverState, Executor
+from workers.service.niceness import give_way
 from workers.service.process_identity import ProcessIdentity
 from workers.service.settings import DriverSettings
 
@@ -59,8 +60,8 @@ class LocalExecutor(Executor):
                 env={**_without_webhook_secret(), **self._settings.environment(secrets=True)},
             )
         self._children[driver] = child
-        # The trials inherit it from the driver, whose search leaves Ray's workers at its own priority.
-        os.setpriority(os.PRIO_PROCESS, child.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + self._settings.niceness))
+        # The trials inherit it: a driver's search leaves Ray's workers at its own priority.
+        give_way(child.pid, self._settings.niceness)
         try:
             self._write(driver, ProcessIdentity.of(child.pid))
         except OSError:
