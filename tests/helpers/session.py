@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import shared_planner
+from helpers import fresh_stores, shared_planner
 from helpers.databases import fresh_postgres, postgres_server
 from helpers.marks import CI_ONLY
 from loopback.postgres import Postgres
@@ -28,6 +28,13 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is kept between searches is kept between tests, and not in the home of whoever runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOSLIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores() -> Iterator[None]:
+    """The tests of the migrations run them."""
+    with fresh_stores.made_at_once():
         yield
 
 
