@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers import shared_planner
 
 from autoslim.config import read_mapping
 from autoslim.errors import UnavailableError
@@ -152,6 +153,7 @@ def service_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
     """An API with its supervisor, as `autoslim serve` runs them; the drivers are trivial."""
     code = (
         "import sys; from autoslim.service import serve; from autoslim.service.settings import ServiceSettings\n"
+        f"from autoslim.service.dry_run import planner; planner.PROGRAM = {shared_planner.program()!r}\n"
         f"settings = ServiceSettings(storage={site.settings.storage!r}, root={str(site.settings.root)!r})\n"
         f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(until_end_of=0)!r}])"
     )
