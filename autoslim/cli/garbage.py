@@ -19,8 +19,8 @@ from autoslim.errors import NotFoundError, OutputError, RequestError
 
 if TYPE_CHECKING:
     from autoslim.data.unused_cache import UnusedFiles
-    from autoslim.service import ServiceSettings
     from autoslim.service.retention import ExpiredJob
+    from autoslim.service.settings import ServiceSettings
     from autoslim.store import Queue
 
 NEVER = "never"

@@ -152,7 +152,7 @@ def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterato
 def service_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
     """An API with its supervisor, as `autoslim serve` runs them; the drivers are trivial."""
     code = (
-        "import sys; from autoslim.service import serve; from autoslim.service.settings import ServiceSettings\n"
+        "import sys; from autoslim.service.serve import serve; from autoslim.service.settings import ServiceSettings\n"
         f"from autoslim.service.dry_run import planner; planner.PROGRAM = {shared_planner.program()!r}\n"
         f"settings = ServiceSettings(storage={site.settings.storage!r}, root={str(site.settings.root)!r})\n"
         f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(until_end_of=0)!r}])"
