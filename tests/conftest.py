@@ -17,6 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Its asserts are shown with their values, as those of a test file are.
 pytest.register_assert_rewrite("helpers.method_contract")
 
+_ALL_SLOW = re.compile(r"^pytestmark = (CI_ONLY|pytest\.mark\.slow|\[\s*pytest\.mark\.slow)\b", re.MULTILINE)
+
+SHORT_BY_NAME = ("CI_ONLY", "every_method", "database_url")
+"""What gives the mark `short` without its name."""
+_SOME_SHORT = re.compile(rf"mark\.short\b|\b({'|'.join(SHORT_BY_NAME)})\b")
+
 
 def _leaves_out_slow_tests(config: pytest.Config) -> bool:
     return "not slow" in config.getoption("markexpr")
@@ -33,10 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A file all of whose tests `-m` leaves out is not imported."""
-    if collection_path.suffix != ".py" or not _leaves_out_slow_tests(config):
+    """A file all of whose tests `-m` leaves out is not imported, as far as its text tells."""
+    if collection_path.suffix != ".py":
         return None
-    marks = re.search(
-        r"^pytestmark = (CI_ONLY|pytest\.mark\.slow|\[\s*pytest\.mark\.slow)\b", collection_path.read_text(), re.MULTILINE
-    )
-    return True if marks else None
+    if _leaves_out_slow_tests(config):
+        return True if _ALL_SLOW.search(collection_path.read_text()) else None
+    if config.getoption("markexpr") == "short":
+        return None if _SOME_SHORT.search(collection_path.read_text()) else True
+    return None
