@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.short, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Search]:
     output = tmp_path_factory.mktemp("search") / "run"
-    search = Search(*SEARCH, "--trials", "5", "--concurrency", "2", "--forms", "onnx", "--output", str(output), "--json")
+    short = ("--trials", "5", "--train-limit", "500", "--forms", "onnx")
+    search = Search(*SEARCH, *short, "--concurrency", "2", "--output", str(output), "--json")
     assert search.end() == 0, search.text
     return output, search
 
