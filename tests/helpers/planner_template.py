@@ -30,6 +30,7 @@ class Template:
         self._listener, self._ready = listener, ready
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._start)
+        self._planners: set[int] = set()
 
     def serve(self, in_use: TextIO) -> None:
         while True:
@@ -38,7 +39,9 @@ class Template:
             for key, _ in events[:1]:
                 key.data()
             if not events and not _is_locked(in_use):
-                return
+                break
+        for pid in self._planners:
+            os.kill(pid, signal.SIGKILL)
 
     def _start(self) -> None:
         control, _ = self._listener.accept()
@@ -55,6 +58,7 @@ class Template:
             _become_planner(folder, descriptors, self._ready)
         for descriptor in descriptors:
             os.close(descriptor)
+        self._planners.add(pid)
         ended = os.pidfd_open(pid)
         self._selector.register(control, selectors.EVENT_READ, functools.partial(self._kill, pid, control))
         self._selector.register(ended, selectors.EVENT_READ, functools.partial(self._reap, pid, ended, control))
@@ -69,6 +73,7 @@ class Template:
         os.close(ended)
         if control in self._selector.get_map():
             self._selector.unregister(control)
+        self._planners.remove(pid)
         _tell(control, abs(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
         control.close()
 
