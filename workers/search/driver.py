@@ -25,7 +25,7 @@ from autoslim.report import render_front
 from autoslim.report.search_report.environment import write_environment
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
-from autoslim.store import JobState, Store
+from autoslim.store import PATIENCE_SECONDS, JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.progress.console import Console
@@ -118,7 +118,7 @@ def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: 
     if busy := busy_machine(job):
         console.write(busy)
     try:
-        with Store(storage or job.storage or default_url(job.output)) as store:
+        with Store(storage or job.storage or default_url(job.output), patience=PATIENCE_SECONDS) as store:
             summary = _run_attempt(prepared, store, callback, console, resume=resume, began=began)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
             return summary.replace(cost=cost)
