@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -115,24 +116,24 @@ def _on_a_clock_of_its_own(folder: Path) -> Iterator[Service]:
     if shutil.which("cc") is None:
         raise MissingError("no C compiler is installed (Debian: gcc)")
     folder.mkdir(parents=True, exist_ok=True)
-    library, offset = folder / "set_back.so", folder / "clock"
-    source = Path(__file__).with_name("set_back.c")
+    library, offset = folder / "set_clock.so", folder / "clock"
+    source = Path(__file__).with_name("set_clock.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
     offset.write_bytes(struct.pack("q", 0))
     with Service(folder, environment={"LD_PRELOAD": str(library), "FAULTS_CLOCK": str(offset)}).running() as service:
         yield service
 
 
-def _clock_back(stage: Stage) -> str:
+def _set_clock(stage: Stage, *, seconds: int) -> str:
     """In all processes of the service at once, and for good."""
     file = stage.folder / "clock"
     with file.open("r+b") as offset:
-        offset.write(struct.pack("q", -_HOUR))
-    environment = {**os.environ, "LD_PRELOAD": str(stage.folder / "set_back.so"), "FAULTS_CLOCK": str(file)}
+        offset.write(struct.pack("q", seconds))
+    environment = {**os.environ, "LD_PRELOAD": str(stage.folder / "set_clock.so"), "FAULTS_CLOCK": str(file)}
     seen = subprocess.run(
         [sys.executable, "-c", "import time; print(time.time())"], env=environment, capture_output=True, text=True, check=True
     )
-    assert abs(time.time() - float(seen.stdout) - _HOUR) < 60, "the clock was not set"
+    assert abs(float(seen.stdout) - time.time() - seconds) < 60, "the clock was not set"
     return ""
 
 
@@ -164,5 +165,6 @@ CASES = [
         host=_on_small_disk,
         slow="trials fail, too, and the driver starts until there is room",
     ),
-    Case("clock set back by an hour", _clock_back, host=_on_a_clock_of_its_own),
+    Case("clock set back by an hour", partial(_set_clock, seconds=-_HOUR), host=_on_a_clock_of_its_own),
+    Case("clock set forward by an hour", partial(_set_clock, seconds=_HOUR), host=_on_a_clock_of_its_own),
 ]

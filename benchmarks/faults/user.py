@@ -45,8 +45,8 @@ _LONGEST_JOB = 900.0
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`seconds` from submitting to the end, and `phases` those in each state; `doubled` are jobs for one submit beyond the first, and
-    trials that ended twice.
+    """`seconds` from submitting to the end, and `phases` those in each state; `doubled` are jobs for one submit beyond the first,
+    trials that ended twice, and changes of a state by a driver that had lost the job to the next attempt's.
     """
 
     state: str
@@ -117,7 +117,7 @@ class User:
             state=self.job["state"],
             attempts=self.job["attempt"],
             lost=int(not whole) + len(ended.keys() - kept),
-            doubled=len(jobs) - 1 + int(again["id"] != self.job["id"]) + sum(ended.values()) - len(ended),
+            doubled=len(jobs) - 1 + int(again["id"] != self.job["id"]) + sum(ended.values()) - len(ended) + overtaken(events),
             seconds=round(seconds, 1),
             told=list(self.told),
             phases=phases(events),
@@ -183,6 +183,12 @@ class User:
     def _note(self, text: str) -> None:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "TIME", text.replace(self.job["id"], "ID"))
         self.told.setdefault(text)
+
+
+def overtaken(events: list[dict[str, Any]]) -> int:
+    """How many changes of the state an attempt has made after a later one has made its first."""
+    attempts = [event["data"]["attempt"] for event in events if event["type"] == "state"]
+    return sum(attempt < latest for attempt, latest in zip(attempts, itertools.accumulate(attempts, max), strict=True))
 
 
 def phases(events: list[dict[str, Any]]) -> dict[str, float]:

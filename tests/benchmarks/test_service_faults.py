@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from faults.case import Case
-from faults.user import phases
+from faults.user import overtaken, phases
 from service_faults import CASES, UNDISTURBED, broken_rules, table
 
 
@@ -78,14 +78,22 @@ def test_the_seconds_in_each_state_are_those_of_all_attempts() -> None:
     assert phases(events) == {"QUEUED": 3.5, "STARTING": 23.5, "PREPARING": 10.0, "SEARCHING": 4.0}
 
 
+def test_a_state_that_an_earlier_attempt_sets_after_a_later_one_is_found() -> None:
+    def events(*attempts: int) -> list[dict[str, object]]:
+        return [{"type": "state", "data": {"attempt": attempt}} for attempt in attempts] + [{"type": "message", "data": {}}]
+
+    assert overtaken(events(0, 1, 1, 2, 2)) == 0
+    assert overtaken(events(0, 1, 2, 1, 2, 1)) == 2
+
+
 def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
 def test_a_process_has_a_time_of_day_of_its_own_and_the_machines_steady_clock(tmp_path: Path) -> None:
-    library, offset = tmp_path / "set_back.so", tmp_path / "clock"
-    source = Path(__file__).parents[2] / "benchmarks" / "faults" / "set_back.c"
+    library, offset = tmp_path / "set_clock.so", tmp_path / "clock"
+    source = Path(__file__).parents[2] / "benchmarks" / "faults" / "set_clock.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
     offset.write_bytes(struct.pack("q", -3600))
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAULTS_CLOCK": str(offset)}
