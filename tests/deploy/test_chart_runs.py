@@ -93,10 +93,13 @@ def is_up(head: Pod) -> bool:
         return False
 
 
-def nodes(head: Pod) -> set[str]:
-    """The addresses of the nodes that are alive."""
-    found = dashboard(head, "/api/v0/nodes").raise_for_status().json()["data"]["result"]["result"]
-    return {node["node_ip"] for node in found if node["state"] == "ALIVE"}
+def nodes(head: Pod) -> dict[str, str]:
+    """The nodes that are alive: ids by address; none where Ray is too busy to say."""
+    try:
+        found = dashboard(head, "/api/v0/nodes").raise_for_status().json()["data"]["result"]["result"]
+    except httpx.HTTPError:
+        return {}
+    return {node["node_ip"]: node["node_id"] for node in found if node["state"] == "ALIVE"}
 
 
 def test_what_the_chart_installs_runs_as_it_is_rendered_and_a_job_goes_through(pods: dict[str, Pod], tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_what_the_chart_installs_runs_as_it_is_rendered_and_a_job_goes_through(p
     for name in PROBED:
         pods[name].await_start()
     nodes_of_ray = [pods[name] for name in ("head", "drivers", "gpu")]
-    until(lambda: nodes(head) == {pod.address for pod in nodes_of_ray}, "Ray's nodes", *nodes_of_ray)
+    until(lambda: nodes(head).keys() == {pod.address for pod in nodes_of_ray}, "Ray's nodes", *nodes_of_ray)
 
     # Nobody gets in without a key or the token, nor under a foreign name.
     url = f"http://{api.address}:8400"
@@ -134,9 +137,8 @@ def test_what_the_chart_installs_runs_as_it_is_rendered_and_a_job_goes_through(p
     assert (runs / "models" / "50%" / "config.json").is_file()
 
     # The driver ran where drivers belong, and MLflow was told of the search and its trials.
-    (driver,) = dashboard(head, "/api/jobs/").json()
-    assert driver["submission_id"] == f"{job_id}-a1"
-    assert driver["driver_info"] is None or driver["driver_info"]["node_ip_address"] == pods["drivers"].address
+    (driver,) = [each for each in dashboard(head, "/api/jobs/").json() if each["submission_id"]]
+    assert (driver["submission_id"], driver["driver_node_id"]) == (f"{job_id}-a1", nodes(head)[pods["drivers"].address])
     assert PASSWORD not in str(driver)
     assert tracked(pods["mlflow"]) == len(trials) + 1
 
@@ -164,7 +166,12 @@ def assert_unprivileged(pod: Pod) -> None:
     """Every process of the pod has the manifest's user and group, and can never have a right of root's."""
     security = pod.spec["securityContext"]
     for process in pod.processes():
-        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        try:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            # It has ended meanwhile, as Ray's idle workers do.
+            continue
+        status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
         assert set(status["Uid"].split()) == {str(security["runAsUser"])}, (pod.name, process)
         assert set(status["Gid"].split()) == {str(security["runAsGroup"])}, (pod.name, process)
         assert int(status["CapBnd"], 16) == int(status["CapPrm"], 16) == 0, (pod.name, process)

@@ -22,7 +22,7 @@ import psutil
 from helpers.manifests import ROOT
 from loopback.postgres import find_binaries
 
-_SYSTEM = ("usr", "etc", "dev", "sys", "opt")
+_SYSTEM = ("usr", "etc", "dev", "sys", "opt", "bin", "sbin", "lib", "lib64")
 _RIGHTS = ("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 _IN_FOLDER = ("sh", "-c", 'cd "$0" && exec "$@"')
 _USERS = "root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/home/pod:/bin/sh\nautoslim:x:10001:10001::/home/pod:/bin/sh\n"
@@ -93,9 +93,12 @@ class Pod:
     def _mounts(self, root: Path) -> list[str]:
         """A root that ends with the process: the machine's programs, an empty rest, and the volumes."""
         lines = [f"mount -t tmpfs -o mode=755 none {root}"]
-        lines += [f"mkdir {root}/{name}; mount --rbind /{name} {root}/{name}" for name in _SYSTEM]
-        # Links to folders of /usr.
-        lines += [f"cp --no-dereference /{path.name} {root}/{path.name}" for path in Path("/").glob("*") if path.is_symlink()]
+        for path in (Path("/", name) for name in _SYSTEM):
+            if path.is_symlink():
+                # To a folder of /usr.
+                lines.append(f"cp --no-dereference {path} {root}{path}")
+            elif path.is_dir():
+                lines.append(f"mkdir {root}{path}; mount --rbind {path} {root}{path}")
         lines += [
             f"mkdir -p {root}/proc {root}/tmp {root}/var {root}/run/postgresql {root}{HOME}",
             f"ln -s ../run {root}/var/run",
