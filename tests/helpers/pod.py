@@ -26,6 +26,8 @@ _SYSTEM = ("usr", "etc", "dev", "sys", "opt", "bin", "sbin", "lib", "lib64")
 _RIGHTS = ("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 _IN_FOLDER = ("sh", "-c", 'cd "$0" && exec "$@"')
 _USERS = "root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/home/pod:/bin/sh\nautoslim:x:10001:10001::/home/pod:/bin/sh\n"
+# Nobody answers there, and that at once: who asks for the IPv6 address of a name in `hosts` need not wait.
+_RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
 HOME = "/home/pod"
 
 
@@ -73,6 +75,7 @@ class Pod:
         names = {"localhost": "127.0.0.1", self.name: self.address, **hosts}
         (self.folder / "hosts").write_text("".join(f"{address}\t{name}\n" for name, address in names.items()))
         (self.folder / "passwd").write_text(_USERS)
+        (self.folder / "resolv.conf").write_text(_RESOLVER)
         script = "\n".join(
             [*self._mounts(root), f"hostname {self.name}", f"exec chroot {root} {shlex.join(self._as_user())} " + '"$@"']
         )
@@ -107,8 +110,9 @@ class Pod:
             f"mount -t tmpfs -o mode=1777 none {root}/dev/shm",
         ]
         lines += [_bind(str(path), root, str(path)) for path in _needed()]
-        for name in ("hosts", "passwd"):
-            lines.append(f"mount --bind {self.folder / name} {root}/etc/{name}")
+        for name in ("hosts", "passwd", "resolv.conf"):
+            # Where it is a link out of /etc, there is none in the pod.
+            lines.append(f"test -L /etc/{name} || mount --bind {self.folder / name} {root}/etc/{name}")
         for volume in self.volumes:
             lines.append(_bind(str(volume.folder), root, volume.path))
             if volume.read_only:
