@@ -30,8 +30,9 @@ from autoslim.training.context import make_loader
 from autoslim.training.device import Precision, choose_precision, pick_device
 from autoslim.training.evaluate import accuracy
 from autoslim.training.head_check import HeadCheck, check_head
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.losses import task_loss
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.shared_results import write_cost
 from autoslim.training.single_flight import publish_shared, single_flight
 from autoslim.training.token_labeling import attach_patch_head, drop_patch_head, token_labeling_loss

@@ -13,8 +13,8 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
-from autoslim.training.loop import PhaseSchedule
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 
 _FIRST_EPOCH = 500_000
 """Number of the first epoch of augmented images: beyond every trial's, so that no trial sees the same augmentations again."""

@@ -28,10 +28,11 @@ from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import choose_precision
 from autoslim.training.finished_model import save_finished_model
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.measure import Measurer
 from autoslim.training.model_checks import constraints_of
 from autoslim.training.phase import Loss, TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.phase_steps import phase_shares, rests_before, split_steps
 from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -263,7 +264,7 @@ class _Trial:
         trainer.save = lambda: self._save(position, trainer.state(), step=trainer.step, before=before, metrics={})
         for segment in trainer.segments():
             self.optimizer_steps = before + segment.steps
-            self.grad_accum_steps = max(self.grad_accum_steps, trainer.pieces)
+            self.grad_accum_steps = max(self.grad_accum_steps, trainer.update.pieces)
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=segment.metrics)
         self.optimizer_steps = before + trainer.schedule.steps

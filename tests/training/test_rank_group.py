@@ -17,8 +17,8 @@ from autoslim.core.result import Phase
 from autoslim.errors import InfeasibleError
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training import TrialContext
-from autoslim.training.loop import PhaseSchedule
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.rank_group import RankGroup
 from autoslim.training.whole_batch import WholeBatch, whole_batch
 
