@@ -26,6 +26,7 @@ from autoslim.config.value_types import (
     ArgumentName,
     ArgumentValue,
     Budgets,
+    ByteSize,
     Duration,
     FormNames,
     ImageSize,
@@ -148,6 +149,15 @@ class JobSpec(BaseModel):
         "Use at most this many training images, stratified by class.",
         _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
         ge=1,
+    )
+    decoded_limit: ByteSize | None = setting(
+        "Most bytes of decoded images that are kept for all trials, such as 500M or 16G, in units of 1,024. Of larger sets the images are "
+        "decoded each time they are read, and of all with 0.",
+        _DATA(
+            job=(job_fields.DECODED_LIMIT,),
+            shown_default="half of the memory and of the free disk of the node that prepares them, whichever is less, and 16G",
+        ),
+        default=None,
     )
     validation_share: float = setting(
         "Share of the training images that becomes a validation split, and a test split, where the data set has none.",

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from autoslim.config.issues import short_repr
 from autoslim.core.accuracy_goal import parse_least, percent_text
 from autoslim.core.budget import Budget
+from autoslim.core.byte_size import BYTE_SIZE_PATTERN, byte_size_text, parse_byte_size
 from autoslim.core.constraints import CostLimits, parse_latency, parse_params
 from autoslim.core.duration import DURATION_PATTERN, parse_duration
 from autoslim.core.forms import FORM_NAMES, FormName
@@ -115,6 +116,10 @@ def _image_size(value: Any) -> Any:
     return height if height == width else f"{height}x{width}"
 
 
+def _byte_size(text: str) -> str:
+    return byte_size_text(parse_byte_size(text))
+
+
 def _params(text: str) -> str:
     return str(parse_params(text))
 
@@ -187,6 +192,15 @@ ImageSize = Annotated[
     ),
 ]
 """The side of square images, or `HEIGHTxWIDTH`."""
+ByteSize = Annotated[
+    str,
+    BeforeValidator(
+        _as_text,
+        json_schema_input_type=Annotated[str, Field(pattern=BYTE_SIZE_PATTERN, max_length=24)] | Annotated[int, Field(ge=0)],
+    ),
+    StringConstraints(max_length=40),
+    AfterValidator(_byte_size),
+]
 ParamsText = Annotated[
     str,
     BeforeValidator(

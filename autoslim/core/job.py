@@ -49,7 +49,7 @@ class DatasetSpec(Record):
 
     `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
     a split may be unreadable before the job fails, or `unreadable_images` how many images where it is given.
-    Decoded images are shared between trials up to `decoded_limit` bytes a job.
+    Decoded images are shared between trials up to `decoded_limit` bytes a job, or as many as the node that prepares them has room for.
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
     `drop_duplicates` leaves images out of train that have a copy in another split, or with another label. `token_labels` is where labels
@@ -59,7 +59,7 @@ class DatasetSpec(Record):
     source: str
     validation_share: float = 0.1
     unreadable_share: float = 0.01
-    decoded_limit: int = 4 * 2**30
+    decoded_limit: int | None = None
     train_limit: int | None = None
     labelled: bool = dataclasses.field(default=True, metadata=OPTIONAL)
     image_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)

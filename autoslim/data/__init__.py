@@ -1,7 +1,7 @@
 """Data sets: from a source to batches.
 
 `prepare_dataset` reads a source (`sources`: Parquet, image folders, built-in), makes splits that share no image (`splits`), decodes every
-image once to find the unreadable ones (`decode`) and writes Arrow files that any process maps (`cache`). `open_dataset` opens them again,
+image once to find the unreadable ones (`decode`) and writes Arrow files that any process reads (`cache`). `open_dataset` opens them again,
 `PreparedDataset.splits` gives the images at a model's size, decoded once (`pixel_file`) and kept for later searches (`pixel_cache`), and
 `Loader` makes batches of them: read, or decoded by processes (`decoders`), and augmented on the device (`augment`). `Sample` holds a few
 images for a picture.

@@ -57,7 +57,7 @@ class ImageSplit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The three splits at one storage size; `decoded` if they are read from the map, else they are decoded on access."""
+    """The three splits at one storage size; `decoded` if they were decoded once, else they are decoded on access."""
 
     train: ImageSplit
     validation: ImageSplit
@@ -96,7 +96,7 @@ class PreparedDataset:
         if not self._is_decoded_once(size):
             return Splits(**{split: self._streamed(split, size) for split in SPLITS}, decoded=False)
         folder = self._decode(size)
-        return Splits(**{split: self._mapped(split, size, folder) for split in SPLITS}, decoded=True)
+        return Splits(**{split: self._of_pixels(split, size, folder) for split in SPLITS}, decoded=True)
 
     def kept(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> int:
         """How many images an earlier search has decoded, which `splits` takes from the user's cache; 0 where it has been called before."""
@@ -134,7 +134,7 @@ class PreparedDataset:
         read = functools.partial(decoded, file, size)
         return ImageSplit(file.labels, size, read, self._token_labels(split), encoded=self._encoded_path(split))
 
-    def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
+    def _of_pixels(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
         pixels = PixelFile(folder / f"{split}.pixels", size)
         return ImageSplit(self._encoded(split).labels, size, pixels.images, self._token_labels(split))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import storage_size
+from autoslim.data.decoded_limit import measured_limit
 from autoslim.data.examined import Examined
 from autoslim.data.hashes import Hashes
 from autoslim.data.pixel_cache import PixelCache
@@ -32,6 +34,9 @@ from autoslim.data.wanted import Wanted
 
 _LAYOUT = 2
 """Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
+
+_FILES_AT_ONCE = 1024
+"""Of the source, whose names, sizes and times are hashed: a folder has millions of images."""
 
 _TOLD_BYTES = 2**30
 """Of decoded images, from which on a user is told how much space they take."""
@@ -67,25 +72,23 @@ def prepare_dataset(
         parts = make_splits(spec, source, seed)
         images = sum(len(part.rows) for part in parts.values())
         sizes = sorted({storage_size(*one) for one in inputs})
+        limit = measured_limit(cache_dir) if spec.decoded_limit is None else spec.decoded_limit
         if tell is not None:
             for size in sizes:
-                _tell_size(tell, images, size, spec.decoded_limit)
+                _tell_size(tell, images, size, limit)
         # Larger sets are decoded while they are read.
-        once = [size for size in sizes if images * pixel_bytes(size) <= spec.decoded_limit]
+        once = [size for size in sizes if images * pixel_bytes(size) <= limit]
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in once]
-        _write(folder, spec, source, seed, parts, collectors, Progress(images, tell, watch))
+        _write(folder, spec, source, seed, limit, parts, collectors, Progress(images, tell, watch))
     return open_dataset(path).with_collected({collector.size: collector.count for collector in collectors})
 
 
 def _tell_size(tell: Callable[[str], None], images: int, size: tuple[int, int], limit: int) -> None:
     total = images * pixel_bytes(size)
     if total >= _TOLD_BYTES:
-        much = (
-            f", more than the {limit / 2**30:.1f} GiB that are kept: they are decoded while they are read"
-            if total > limit
-            else ""
-        )
-        tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded{much}")
+        room = f"the {limit / 2**30:.1f} GiB that there is room for (--decoded-limit)"
+        how = f"more than {room}: they are decoded while they are read" if total > limit else f"of {room}: they are decoded once"
+        tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded, {how}")
 
 
 def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
@@ -106,8 +109,14 @@ def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, se
 
 
 def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
-    text = json.dumps([_LAYOUT, spec.to_dict(), seed, source.fingerprint()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # The hash of one JSON list, [layout, spec, seed, files], of which the files are never in memory together.
+    digest = hashlib.sha256(json.dumps([_LAYOUT, spec.to_dict(), seed], sort_keys=True)[:-1].encode() + b", [")
+    files, comma = source.fingerprint(), ""
+    while some := list(itertools.islice(files, _FILES_AT_ONCE)):
+        digest.update((comma + json.dumps(some)[1:-1]).encode())
+        comma = ", "
+    digest.update(b"]]")
+    return digest.hexdigest()[:16]
 
 
 def _write(
@@ -115,6 +124,7 @@ def _write(
     spec: DatasetSpec,
     source: Source,
     seed: int,
+    decoded_limit: int,
     parts: dict[str, Part],
     collectors: Sequence[PixelCollector],
     progress: Progress,
@@ -146,7 +156,7 @@ def _write(
         classes=source.classes,
         seed=seed,
         digest_of_images=digest.hexdigest()[:16],
-        decoded_limit=spec.decoded_limit,
+        decoded_limit=decoded_limit,
         **{split: writers[split].report() for split in SPLITS},
         not_used=source.not_used,
         chosen=(*source.chosen, *patches),
