@@ -26,6 +26,9 @@ EncodedRow = tuple[bytes, int, str]
 _BATCH_BYTES = 32 * 2**20
 """Size of an Arrow record batch: the most that writing holds in memory."""
 
+_BATCHES_AT_ONCE = 64
+"""Whose heads are in memory while a file is opened: each brings the pages around it, tens of kilobytes."""
+
 _ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa.string())])
 
 
@@ -82,12 +85,19 @@ class EncodedFile:
             self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         whole = pa.py_buffer(self._map)
         reader = pa.ipc.open_file(whole)
-        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
-        columns = [batch.column("label").to_numpy() for batch in self._batches]
-        self.labels: Labels = np.concatenate([np.empty(0, np.int64), *columns])
+        self._batches: list[Any] = []
         # Where in the file each batch has the ends of its images (32 bits each), and their bytes.
-        self._places = [_places(batch.column("bytes"), whole) for batch in self._batches]
+        self._places: list[tuple[int, int]] = []
+        labels = [np.empty(0, np.int64)]
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            self._batches.append(batch)
+            self._places.append(_places(batch.column("bytes"), whole))
+            labels.append(batch.column("label").to_numpy().copy())
+            if number % _BATCHES_AT_ONCE == 0:
+                self._forget_pages()
+        self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+        self.labels: Labels = np.concatenate(labels)
         self._forget_pages()
 
     def __len__(self) -> int:
