@@ -9,9 +9,10 @@ import torch
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
-from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset, strong
-from autoslim.data.augment import centre_crop
+from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, augment, prepare_dataset, strong
+from autoslim.data.augment import Augmentation, centre_crop
 from autoslim.data.map_ahead import THREAD_NAME
+from autoslim.data.one_thread import compute_alone
 from autoslim.errors import RequestError
 from autoslim.training.threads import torch_threads
 
@@ -67,6 +68,50 @@ def test_batches_do_not_depend_on_the_number_of_threads(augmentation):
     alone = epoch_of(loader_of(split, augmentation=augmentation), 0)[0]
     with torch_threads(2):
         assert torch.equal(epoch_of(loader_of(split, augmentation=augmentation), 0)[0], alone)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_an_image_is_the_same_to_the_bit_in_every_part_of_a_batch(augmentation, monkeypatch):
+    split = split_of(24, 40)
+    found = []
+    for values in (1, 3 * 40 * 40 * 3, 2**40):
+        monkeypatch.setattr(augment, "_CACHED_VALUES", values)
+        found.append(epoch_of(loader_of(split, size=36, batch_size=24, augmentation=augmentation), 0)[0])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_batches_of_a_cpu_are_made_in_the_threads_that_read(monkeypatch):
+    seen: set[str] = set()
+    whole = Augmentation.__call__
+
+    def watched(self, *batch):
+        seen.add(threading.current_thread().name)
+        return whole(self, *batch)
+
+    monkeypatch.setattr(Augmentation, "__call__", watched)
+    epoch_of(loader_of(split_of(40), augmentation="light"), 0)
+    assert seen
+    assert all(name.startswith(THREAD_NAME) for name in seen)
+
+
+def test_a_thread_computes_alone_and_all_others_as_before():
+    seen: dict[str, int] = {}
+
+    def alone() -> None:
+        compute_alone()
+        seen["alone"] = torch.get_num_threads()
+
+    def later() -> None:
+        seen["later"] = torch.get_num_threads()
+
+    with torch_threads(2):
+        for target in (alone, later):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+        assert torch.get_num_threads() == 2
+    assert seen == {"alone": 1, "later": 2}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

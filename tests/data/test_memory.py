@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_images_are_listed_in_the_order_of_their_paths(tmp_path: Path):
     told: list[str] = []
     found = list_images(tmp_path, tmp_path / "cat", told.append)
     paths = [Path(path) for path in PathList(tmp_path, [found.places])]
-    assert paths == sorted(path for path in (tmp_path / "cat").rglob("*") if "." not in path.parent.name and path in paths)
+    assert paths == sorted(paths)
     assert [str(path.relative_to(tmp_path)) for path in paths] == [
         "cat/a/1.png",
         "cat/a/2.PNG",
@@ -182,8 +183,6 @@ def test_classes_are_drawn_from_as_if_each_were_looked_for():
     labels = np.random.default_rng(1).integers(0, 9, 400)
     labels[labels == 4] = 3
     allocated = np.array([3, 1, 5, 7, 0, 2, 1, 1, 4])
-    generator = np.random.default_rng([5, 0x8B1A2F4C])
+    generator = np.random.default_rng([5, zlib.crc32(b"test")])
     expected = [generator.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(allocated)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoslim.data.splits.zlib.crc32", lambda _: 0x8B1A2F4C)
-        assert np.array_equal(_draw(labels, allocated, 5, "test"), np.sort(np.concatenate(expected)))
+    assert np.array_equal(_draw(labels, allocated, 5, "test"), np.sort(np.concatenate(expected)))
