@@ -32,7 +32,8 @@ from autoslim.core.job import DatasetSpec
 from autoslim.core.record import Record
 from autoslim.data import SPLITS, open_dataset, prepare_dataset
 from autoslim.data.parquet import IMAGE_TYPE, class_names_metadata
-from autoslim.data.sources import count_images
+from autoslim.data.prepare import make_splits
+from autoslim.data.sources import count_images, open_source
 
 IMAGES, SHARDS, CLASSES = 1_281_167, 257, 1_000
 """Of ImageNet-1k: training images, shards on the Hugging Face hub, classes."""
@@ -141,15 +142,21 @@ def prepare(place: Workplace, images: int) -> None:
     assert found == images, f"{found} of {images} images"
 
 
-def start_again(place: Workplace, images: int) -> None:
-    """As a second search, and a plan, find the prepared set: from the source's names and times alone."""
-    assert count_images(str(place.source), most=2 * images) >= images
+def start_again(place: Workplace) -> None:
+    """As a second search finds the prepared set: by the source's names, sizes and times."""
     prepared = prepare_dataset(place.spec(once=False), place.prepared, seed=0, inputs=[((SIDE, SIDE), CROP_PCT)])
     prepared.lines([((SIDE, SIDE), CROP_PCT)])
     assert not prepared.splits((SIDE, SIDE), CROP_PCT).decoded
 
 
-def prepare_decoded(place: Workplace, images: int) -> None:
+def plan(place: Workplace, images: int) -> None:
+    """What is asked of the source before anything is prepared: how many images there are, the classes, and the splits."""
+    assert count_images(str(place.source), most=2 * images) >= images
+    parts = make_splits(place.spec(once=False), open_source(str(place.source), seed=0), 0)
+    assert sum(len(part.rows) for part in parts.values()) == images
+
+
+def prepare_decoded(place: Workplace) -> None:
     """With the pixels of all images in one file a split."""
     prepared = prepare_dataset(place.spec(once=True), place.prepared, seed=0, inputs=[((SIDE, SIDE), CROP_PCT)])
     assert prepared.splits((SIDE, SIDE), CROP_PCT).decoded
@@ -176,10 +183,11 @@ def trial(place: Workplace, *, once: bool) -> None:
 
 STEPS: dict[str, Callable[[Workplace, int], None]] = {
     "generate": generate,
+    "plan": plan,
     "prepare": prepare,
-    "start again": start_again,
+    "start again": lambda place, _: start_again(place),
     "trial, decoding": lambda place, _: trial(place, once=False),
-    "prepare decoded": prepare_decoded,
+    "prepare decoded": lambda place, _: prepare_decoded(place),
     "trial, decoded once": lambda place, _: trial(place, once=True),
 }
 DECODED = ("prepare decoded", "trial, decoded once")
@@ -233,7 +241,7 @@ def bound_of(step: Step, small: dict[str, Step]) -> tuple[float, str] | None:
     if step.step == "start again":
         share = max(step.mib / DRIVER_MIB, step.seconds / SECOND_START_SECONDS)
         return share, f"{DRIVER_MIB} MiB, {SECOND_START_SECONDS:.0f} s"
-    return (step.mib / DRIVER_MIB, f"{DRIVER_MIB} MiB") if step.step.startswith("prepare") else None
+    return None if step.step == "generate" else (step.mib / DRIVER_MIB, f"{DRIVER_MIB} MiB")
 
 
 def table(steps: list[Step]) -> tuple[str, bool]:

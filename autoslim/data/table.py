@@ -67,7 +67,13 @@ class Source:
         for one in self.files:
             paths: Iterable[str] = one if isinstance(one, PathList) else (str(one),)
             for path in paths:
-                yield path, *_size_and_time(path)
+                try:
+                    stat = os.stat(path)
+                except (OSError, ValueError):
+                    # An image that a manifest names and that cannot be there is one of the unreadable ones.
+                    yield path, -1, -1
+                else:
+                    yield path, stat.st_size, stat.st_mtime_ns
 
     def check(self) -> Source:
         """Raises DatasetError unless labels, classes and splits agree; returns self."""
@@ -127,15 +133,6 @@ def without_labels(source: Source) -> Source:
     )
     assert train is not None
     return dataclasses.replace(source, classes=(), labelled=False, train=train, validation=validation, test=test)
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    try:
-        stat = os.stat(path)
-    except (OSError, ValueError):
-        # An image that a manifest names and that cannot be there is one of the unreadable ones.
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _named(classes: tuple[str, ...]) -> str:
