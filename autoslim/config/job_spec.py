@@ -155,7 +155,7 @@ class JobSpec(BaseModel):
         "decoded each time they are read, and of all with 0.",
         _DATA(
             job=(job_fields.DECODED_LIMIT,),
-            shown_default="half of the memory and of the free disk of the node that prepares them, whichever is less, and 16G",
+            shown_default="half of the memory or of the free disk of the node that prepares them, whichever is less, from 1G to 16G",
         ),
         default=None,
     )

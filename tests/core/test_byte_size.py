@@ -53,8 +53,10 @@ def test_half_of_what_is_there_is_for_decoded_images(tmp_path: Path, monkeypatch
         monkeypatch.setenv("AUTOSLIM_CACHE_LIMIT", cache)
         return measured_limit(tmp_path / "not" / "there")
 
+    monkeypatch.setattr(decoded_limit, "LEAST", 100)
     assert found(1_000, 5_000, "16G") == 500
     assert found(9_000, 5_000, "16G") == 2_500
     assert found(9_000, 9_000, "1K") == 1_024
     # The cache keeps nothing, and every search decodes for itself.
     assert found(9_000, 9_000, "0") == 4_500
+    assert found(9_000, 9_000, "10") == 100
