@@ -8,7 +8,6 @@ from pathlib import Path
 from autoslim.core.memory import usable_memory
 from autoslim.data.user_cache import cache_limit
 
-
 LEAST = 2**30
 """Bytes that a data set may always take: what is smaller is decoded once, whatever the node has."""
 
