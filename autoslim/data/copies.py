@@ -63,8 +63,8 @@ def find_copies(contents: Mapping[str, Contents]) -> Copies:
     hashes = np.concatenate([one.hashes for one in contents.values()])
     labels = np.concatenate([one.labels for one in contents.values()])
     split = np.repeat(np.arange(len(contents)), [len(one.labels) for one in contents.values()])
-    # Images with the same number have the same bytes. As texts of bytes, since NumPy sorts no voids, and records of numbers slowly; it leaves
-    # out zeros at their end, by which no two of the same length become equal.
+    # Images with the same number have the same bytes. As texts of bytes: NumPy sorts no voids, and records of numbers slowly. It leaves out
+    # zeros at their end, by which no two of the same length become equal.
     _, image = np.unique(hashes.view(f"S{HASH_BYTES}"), return_inverse=True)
     shared, contradicting = _varies(image, split), _varies(image, labels)
     ends = np.cumsum([0, *(len(one.labels) for one in contents.values())])
