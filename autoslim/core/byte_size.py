@@ -7,8 +7,10 @@ import re
 from autoslim.errors import RequestError
 
 _UNITS: dict[str, int] = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-BYTE_SIZE_PATTERN = r"^[0-9]{1,15}(\.[0-9]{0,6})?\s*[KMGTkmgt]?([iI]?[bB])?$"
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{0,6})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+BYTE_SIZE_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,6})?[KMGTkmgt]?$"
+"""For schemas. The parser takes more: spaces, `GiB`, and what `byte_size_text` makes of any number."""
+
+_SIZE = re.compile(r"(\d{1,24}(?:\.\d{0,6})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
 
 def parse_byte_size(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,12 @@ def test_other_texts_are_refused(text: str):
         parse_byte_size(text)
 
 
-def test_the_schemas_pattern_is_that_of_the_parser():
-    import re
-
-    for text in ("0", "1000", "2K", "1.5 GiB", "12gb"):
+def test_what_the_schemas_pattern_allows_is_read_and_shown_in_a_form_that_is():
+    for text in ("0", "1000", "2K", "1.5g", "999999999999.999999T"):
         assert re.match(BYTE_SIZE_PATTERN, text)
-        parse_byte_size(text)
-    assert not any(re.match(BYTE_SIZE_PATTERN, text) for text in ("", "-1", "5%", "4X"))
+        count = parse_byte_size(text)
+        assert parse_byte_size(byte_size_text(count)) == count
+    assert not any(re.match(BYTE_SIZE_PATTERN, text) for text in ("", "-1", "5%", "4X", "1 G"))
 
 
 def test_memory_is_that_of_the_container_where_it_is_less(tmp_path: Path):
