@@ -30,7 +30,8 @@ from PIL import Image
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.record import Record
-from autoslim.data import SPLITS, open_dataset, prepare_dataset
+from autoslim.data import open_dataset, prepare_dataset
+from autoslim.data.dataset import SPLITS
 from autoslim.data.parquet import IMAGE_TYPE, class_names_metadata
 from autoslim.data.prepare import make_splits
 from autoslim.data.sources import count_images, open_source

@@ -97,9 +97,10 @@ class Augmentation:
     def __call__(self, images_BHW3: Tensor, draws: Draws) -> Tensor:
         """The batch as the model takes it, float32 (B, 3, h, w), of bytes on the device where the draws are."""
         batch, height, width, _ = images_BHW3.shape
-        x_B3hw = torch.empty(batch, 3, *self._size, device=images_BHW3.device)
-        # On a CPU a few images at a time, whose values stay in its cache from one step to the next: several times as fast.
-        part = max(1, _CACHED_VALUES // (height * width * 3)) if images_BHW3.device.type == "cpu" else batch
+        on_cpu = images_BHW3.device.type == "cpu"
+        x_B3hw = _new_batch((batch, 3, *self._size)) if on_cpu else torch.empty(batch, 3, *self._size, device=images_BHW3.device)
+        # On a CPU a few images at a time, whose values stay in its cache from one step to the next.
+        part = max(1, _CACHED_VALUES // (height * width * 3)) if on_cpu else batch
         bounds = [*range(0, batch, part), batch]
         steps_of = [draws.steps] if len(bounds) == 2 else steps_of_parts(draws.steps, bounds)
         taps = None if self._name == "none" else self._taps(draws)
@@ -130,6 +131,11 @@ class Augmentation:
             top_B = top + generator.integers(-(height // 8), height // 8, size=batch, endpoint=True)
             left_B = left + generator.integers(-(width // 8), width // 8, size=batch, endpoint=True)
         return np.stack([left_B, top_B, left_B + width, top_B + height], axis=1).astype(np.float64)
+
+
+def _new_batch(shape: tuple[int, ...]) -> Tensor:
+    """Memory of NumPy's, which asks the system for large pages: with PyTorch's, to be given the memory takes as long as to fill it."""
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _parts(
