@@ -63,6 +63,11 @@ class Loader:
     Batches are read, or decoded, ahead in the background, at most one for each of the threads that PyTorch may use in this process; what
     is decoded is decoded by as many processes. They are cropped, augmented and normalised on the device.
 
+    Where the training `repeats` images (Hoffer et al., 2020, arXiv 1901.09335; Berman et al., 2019, arXiv 1902.05509), each of them is in
+    a batch as often, one after the other and each time augmented otherwise; of a group that a batch ends in, the rest is in the next. An
+    epoch has as many batches as without: the first ones of the shuffled images, so that it takes as many epochs to see each once on
+    average.
+
     With a `token_grid`, rows and columns of the model's patches, batches have the labels of the patches (`token_targets`), which the split
     has to have.
 
@@ -89,6 +94,7 @@ class Loader:
         _check(split, training, mean, std, image_size)
         self._split, self._seed, self._train, self._mean, self._std = split, seed, train, mean, std
         self._batch_size, self._share, self._token_grid = training.batch_size, share, token_grid
+        self._repeats = training.repeats if train else 1
         self._augmentation = Augmentation(
             training.augmentation if train else "none",
             stored=split.size,
@@ -131,15 +137,23 @@ class Loader:
     def _order(self, epoch: int) -> Indices:
         if not self._train:
             return np.arange(len(self._split))
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
+        shuffled = np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
+        return np.repeat(shuffled, self._repeats)[: len(self._split)]
 
     def _prepare(self, epoch: int, step: tuple[Indices, int], *, pinned: bool) -> _Prepared:
         indices, number = step
         rows = np.arange(len(indices)) if self._share is None else self._share.rows(len(indices))
         draws = self._augmentation.draw(np.random.default_rng([self._seed, epoch, number]), len(indices), rows)
         own = indices[rows]
-        prepared = _Prepared(torch.from_numpy(self._split.batch(own)), torch.from_numpy(self._targets(own, draws)), draws)
+        prepared = _Prepared(torch.from_numpy(self._read(own)), torch.from_numpy(self._targets(own, draws)), draws)
         return prepared.pinned() if pinned else prepared
+
+    def _read(self, indices: Indices) -> NDArray[np.uint8]:
+        if self._repeats == 1:
+            return self._split.batch(indices)
+        # Read, or decoded, once, however often it is in the batch.
+        once, copies = np.unique(indices, return_inverse=True)
+        return self._split.batch(once)[copies]
 
     def _targets(self, indices: Indices, draws: Draws) -> NDArray[np.int64] | NDArray[np.float32]:
         labels_B = self._split.labels[indices]
@@ -162,6 +176,8 @@ def _check(
 ) -> None:
     if training.batch_size < 1:
         raise RequestError(f"batch_size is {training.batch_size}; allowed: at least 1")
+    if training.repeats < 1:
+        raise RequestError(f"repeats is {training.repeats}; allowed: at least 1")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise RequestError(f"mean is {mean} and std {std}; allowed: three numbers each, std above 0")
     if size[0] > split.size[0] or size[1] > split.size[1]:
