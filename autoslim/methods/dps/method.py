@@ -57,7 +57,8 @@ from autoslim.methods.layers.adaptive_trunk import (
     refuse_pooling,
 )
 from autoslim.methods.layers.backbone import install
-from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
+from autoslim.methods.layers.groups import SizedTokens
+from autoslim.methods.layers.merging import DEAD, merges
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector

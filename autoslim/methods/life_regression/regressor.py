@@ -19,7 +19,7 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
-from autoslim.methods.layers.merging import unit_length
+from autoslim.methods.layers.groups import unit_length
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask

@@ -35,7 +35,8 @@ from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
-from autoslim.methods.layers.merging import MergingBlock, SizedTokens, unit_length
+from autoslim.methods.layers.groups import SizedTokens, unit_length
+from autoslim.methods.layers.merging import MergingBlock
 from autoslim.methods.layers.rectangular_block import block_rows, class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.merge.counts import KEEP, patch_counts, quarter_ends
@@ -169,7 +170,7 @@ def test_places_are_the_images_own_or_the_same_for_all(places: str, differ: bool
     rows_BK = each_images(block.merge.selector.rows(entered.x_BND), 3)
     assert torch.equal(rows_BK[0], rows_BK[1]) != differ
     # What joins what is the image's own in both.
-    groups_BSG = block.merge.groups(entered.x_BND).joins_BSG
+    groups_BSG = block.merge.groups(entered).joins_BSG
     assert not torch.equal(groups_BSG[0], groups_BSG[1])
 
 
