@@ -17,7 +17,20 @@ from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, ga
 
 
 class TokenSelector(nn.Module, abc.ABC):
-    """Selects tokens. Subclasses implement `rows`, in which the prefix tokens always come first."""
+    """Selects tokens. Subclasses implement `rows`, in which the prefix tokens always come first.
+
+    `eased` are the tokens that stay in training instead of the `planned` ones, where a selector goes by a number; see `gradual`.
+    """
+
+    eased: int | None = None
+
+    @property
+    def planned(self) -> int | None:
+        """The tokens that stay, prefix included; None where more could not be told apart."""
+        return None
+
+    def staying(self, planned: int) -> int:
+        return planned if self.eased is None or not self.training else self.eased
 
     @abc.abstractmethod
     def rows(self, x_BND: Tensor) -> TokenIndices:
@@ -45,8 +58,12 @@ class FirstTokens(TokenSelector):
         super().__init__()
         self.tokens = tokens
 
-    def rows(self, x_BND: Tensor) -> TokenIndices:
+    @property
+    def planned(self) -> int:
         return self.tokens
+
+    def rows(self, x_BND: Tensor) -> TokenIndices:
+        return self.staying(self.tokens)
 
 
 class FixedTokens(TokenSelector):
