@@ -178,7 +178,8 @@ class MergingTrunk(Trunk):
     def __iter__(self) -> Iterator[Any]:
         """A flat sequence of steps, as timm's gradient checkpointing needs."""
         yield self.start
-        for index, stage in enumerate(self.stages):
+        stages: Any = self.stages
+        for index, stage in enumerate(stages):
             # Bound to the step: a backward pass that computes it again does so with the same count.
             yield functools.partial(stage.leaving, self.other_counts[index]) if index in self.other_counts else stage
         yield tokens_alone if self.end is None else self.end

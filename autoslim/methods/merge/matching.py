@@ -30,8 +30,8 @@ from autoslim.methods.merge.spread import SpreadTokens
 from autoslim.models.placed_tokens import TokenIndices, gather_tokens
 from autoslim.models.positional import weighted_values, weights_and_values
 
-INFORMATION, SIZE = 20.0, 40.0
-"""MCTF's t_i and t_z for DeiT; its t_s is 1."""
+_OF_ATTENTION, _OF_SIZE = 20.0, 40.0
+"""MCTF's temperatures t_i and t_z for DeiT; its t_s is 1."""
 
 _LEAST_RECEIVED = 1e-8
 """Attention whose logarithm is taken: that of a padded token would be without bound."""
@@ -68,9 +68,9 @@ class Matching(nn.Module):
         return Nearness(unit_BNE, self._pull(tokens, received_BN) if self.informed else None)
 
     def _pull(self, tokens: Any, received_BN: Tensor | None) -> Tensor:
-        pull_BN: Tensor = -tokens.sizes().log() / SIZE
+        pull_BN: Tensor = -tokens.sizes().log() / _OF_SIZE
         if received_BN is not None:
-            pull_BN = pull_BN - received_BN.to(pull_BN.dtype).clamp_min(_LEAST_RECEIVED).log() / INFORMATION
+            pull_BN = pull_BN - received_BN.to(pull_BN.dtype).clamp_min(_LEAST_RECEIVED).log() / _OF_ATTENTION
         return pull_BN
 
     @torch.no_grad()
