@@ -1,8 +1,8 @@
 """`WholeBatch`: the passes of a rank's share of a batch as parts of one pass of the whole batch.
 
-Dropout, stochastic depth and noise on scores are drawn for the whole batch, and each rank takes its rows; batch norms have the moments of the whole batch.
-Dropout inside a fused attention is drawn by each rank for itself. Where each rank computes its share in several parts, a whole batch is
-one part of all ranks.
+Dropout, stochastic depth and noise on scores are drawn for the whole batch, and each rank takes its rows; batch norms have the moments of
+the whole batch. Dropout inside a fused attention is drawn by each rank for itself. Where each rank computes its share in several parts, a
+whole batch is one part of all ranks.
 
 Shapes: b rows of this rank, B of the whole batch, C channels.
 """
