@@ -11,6 +11,7 @@ OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", 
 VARIANTS: dict[str, tuple[str, Knobs]] = {
     **{f"{name}_merging": (name, {"dead": "merge"}) for name in ("patch_slimming", "dps", "life_regression")},
     "patch_slimming_cover": ("patch_slimming", {"places": "cover"}),
+    "patch_slimming_gradual": ("patch_slimming", {"gradual": 0.33}),
     "merge_fixed": ("merge", {"places": "fixed"}),
     "merge_learned": ("merge", {"embedding": "learned"}),
     "merge_criteria": ("merge", {"criteria": "several"}),

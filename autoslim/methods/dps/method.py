@@ -58,7 +58,7 @@ from autoslim.methods.layers.adaptive_trunk import (
     refuse_pooling,
 )
 from autoslim.methods.layers.backbone import install
-from autoslim.methods.layers.gradual import GRADUAL, prune_gradually
+from autoslim.methods.layers.gradual import GRADUAL
 from autoslim.methods.layers.groups import SizedTokens
 from autoslim.methods.layers.merging import DEAD, merges
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
@@ -87,7 +87,7 @@ class DPS(PatchSlimming):
     name = "dps"
     paper = "https://arxiv.org/abs/2106.02852"
     ranges: ClassVar[Ranges] = {
-        **{name: knob for name, knob in PatchSlimming.ranges.items() if name not in ("places", "dead")},
+        **{name: knob for name, knob in PatchSlimming.ranges.items() if name not in ("places", "dead", "gradual")},
         "selector": Knob(
             kind="choice", help="patches are scored by a linear map, or with a small MLP added", default="linear", choices=KINDS
         ),
@@ -169,10 +169,6 @@ class DPS(PatchSlimming):
             name.rpartition("scorer.")[2] for name, p in student.named_parameters() if "scorer." in name and p.requires_grad
         )
         return {f"scorer.{part}": knobs["selector_lr"] for part in sorted(set(trained))}
-
-    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        prune_gradually(batch.student, knobs, batch.progress)
-        return super().finetune_loss(knobs, batch)
 
     def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
         return self.learning_rates(model, knobs) if _learns_from_task(knobs) else {}

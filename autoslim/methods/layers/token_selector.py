@@ -67,10 +67,16 @@ class FirstTokens(TokenSelector):
 
 
 class FixedTokens(TokenSelector):
-    """The same places in every image: a buffer, saved with the weights."""
+    """The same places in every image: a buffer, saved with the weights.
+
+    `eased_index` are the places in training while `eased` asks for more of them.
+    """
+
+    eased_index: Tensor | None = None
 
     def __init__(self, index_K: Tensor) -> None:
         super().__init__()
+        self.index: Tensor
         self.register_buffer("index", index_K.long())
 
     @classmethod
@@ -78,6 +84,9 @@ class FixedTokens(TokenSelector):
         """A selector whose places are loaded later."""
         return cls(torch.zeros(tokens, dtype=torch.long))
 
+    @property
+    def planned(self) -> int:
+        return self.index.numel()
+
     def rows(self, x_BND: Tensor) -> TokenIndices:
-        index: Tensor = self.index  # type: ignore[assignment]
-        return index
+        return self.index if self.eased_index is None or not self.training else self.eased_index

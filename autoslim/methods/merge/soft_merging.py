@@ -89,7 +89,9 @@ class SoftMerge(MatchedMerge):
         log_stay_BP[:, step - 1 :: 2 * step] = log_stay_BS
         log_stay_BP[:, 2 * step - 1 :: 2 * step] = 0
         number_P = torch.arange(count, device=log_stay_BP.device)
-        goes_G = number_P[(number_P + 1) % (2 * step) != 0]
+        # All but each last one of 2 * step: a mask as an index would be waited for on a GPU.
+        goes_G = number_P[: count - count // (2 * step)]
+        goes_G = goes_G + goes_G // (2 * step - 1)
         near_BGP = _exact(patches.at(goes_G).to(patches)) / softness + log_stay_BP[:, None, :]
         itself_GP = goes_G[:, None] == number_P
         joins_BGP = near_BGP.masked_fill(itself_GP, float("-inf")).softmax(dim=2)
