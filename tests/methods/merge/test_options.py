@@ -216,7 +216,7 @@ def test_the_share_of_merging_changes_from_step_to_step_and_depends_on_the_step_
     def error(progress: float) -> float:
         batch = batch_of(finished.model, dense.module, dense.shape)
         batch.progress = progress
-        return float(METHOD.finetune_loss(finished.knobs, batch)["consistency"])
+        return float(METHOD.finetune_loss(finished.knobs, batch)["consistency"].detach())
 
     assert error(0.25) == error(0.25)
     assert len({error(step / 10) for step in range(10)}) > 2
