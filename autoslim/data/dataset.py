@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from autoslim.core.user_cache import cache_folder
 from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import content_hash
 from autoslim.data.decode import decode_rgb, fit, storage_size
@@ -19,7 +20,6 @@ from autoslim.data.pixel_file import Keys, PixelFile, keys_of
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
 from autoslim.data.token_labels import TokenLabels
-from autoslim.data.user_cache import cache_folder
 from autoslim.errors import DatasetError
 
 SPLITS = ("train", "validation", "test")

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from autoslim.core.removal import are_own, remove_within
-from autoslim.data.user_cache import cache_folder
+from autoslim.core.user_cache import cache_folder
 
 _PARTS = {"pixels": "*/*", "examined": "*"}
 """Folders of the cache, and where their files lie: decoded images (`pixel_cache`), hashes of readable images (`examined`)."""

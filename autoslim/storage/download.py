@@ -1,0 +1,145 @@
+"""Reads files and folders of a store: opened, or brought into a folder of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+from autoslim.core.confine import confined
+from autoslim.core.files import partial_folder, replacing_file
+from autoslim.errors import OutputError, StorageError
+from autoslim.storage.copying import STREAMS, copy_stream
+from autoslim.storage.faults import explained
+from autoslim.storage.file_systems import file_system
+from autoslim.storage.listing import RemoteFile, digest_of, list_files, stat
+from autoslim.storage.uri import StorageUri
+
+FOLDER = "storage"
+"""In the cache folder of a user: what `fetch` has brought there."""
+
+_TOLD_BYTES = 2**28
+"""Of a download, from which on a user is told."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A file or folder on this machine, under its own name. `digest` identifies what it was made of, see `digest_of`."""
+
+    path: Path
+    digest: str
+
+
+@contextlib.contextmanager
+def open_file(uri: StorageUri) -> Iterator[IO[bytes]]:
+    """The file at `uri`, for reading from any place of it.
+
+    Raises:
+        StorageError, UnavailableError: where it cannot be opened, or read in the block.
+    """
+    with explained(uri, "read"), file_system(uri).open_input_file(uri.path) as file:
+        yield file
+
+
+def download_file(uri: StorageUri, target: Path) -> None:
+    """Writes the file at `uri` to `target`, which is replaced when all of it has come.
+
+    Raises:
+        StorageError, UnavailableError: where it cannot be read.
+        OutputError: where `target` cannot be written.
+    """
+    found = stat(uri)
+    if found is None:
+        raise StorageError(f"{uri} is no file; check the path, or list its parent")
+    _download(uri, target, found.size)
+
+
+def fetch(uri: StorageUri, cache: Path, *, tell: Callable[[str], None] | None = None) -> Fetched:
+    """The file, or folder at any depth, at `uri` in `cache`: it is downloaded once for each content, and found there from then on.
+
+    Several processes may ask at once; one downloads, and the others wait. What a killed one had downloaded is kept, file by file. Whether
+    the content has changed is seen by names, sizes and versions, with a listing. `tell` gets a line before a long download.
+
+    Raises:
+        StorageError: where there is nothing, it cannot be read, or has changed meanwhile.
+        UnavailableError: for a store that does not answer.
+        OutputError: where the cache cannot be written, or its disk is too small.
+    """
+    single = stat(uri)
+    files = [single] if single is not None else list_files(uri)
+    digest = digest_of(files)
+    key = hashlib.sha256(f"{uri}\0{single is not None}\0{digest}".encode()).hexdigest()[:16]
+    target = cache / FOLDER / key
+    # A bucket as a whole has no name of its own in the path.
+    path = target / (uri.name or "content")
+    with _writing(target):
+        if not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.with_name(f"{key}.lock")):
+                # Once more: the one that had the lock may have brought it.
+                if not target.is_dir():
+                    _gather(uri, files, partial_folder(target) / path.name, folder=single is None, tell=tell)
+                    partial_folder(target).rename(target)
+        # When it was used last, by which unused ones are deleted.
+        os.utime(target)
+    return Fetched(path=path, digest=digest)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"the cache {target} cannot be written: {error}") from error
+
+
+def _gather(
+    uri: StorageUri, files: Sequence[RemoteFile], path: Path, *, folder: bool, tell: Callable[[str], None] | None
+) -> None:
+    """Brings the files to `path`, or below it where it is a `folder`; those that are there with their size are taken as they are."""
+    root = path if folder else path.parent
+    root.mkdir(parents=True, exist_ok=True)
+    wanted = []
+    for file in files:
+        place = confined(root / file.name, root)
+        if place is None:
+            raise StorageError(f"{uri} has the name {file.name[:200]!r}, which leads out of the cache")
+        # `replacing_file` gives a file its name when all of it is there. Its version is part of the folder's name.
+        if not place.is_file() or place.stat().st_size != file.size:
+            wanted.append((uri / file.name if folder else uri, place, file.size))
+    size, free = sum(part for _, _, part in wanted), shutil.disk_usage(root).free
+    if size > free:
+        raise OutputError(
+            f"{uri} takes {size / 2**30:.1f} GiB, and {root.parent.parent} has {free / 2**30:.1f} GiB free; free some space, or set "
+            "AUTOSLIM_CACHE to a folder on a larger disk"
+        )
+    if tell is not None and size >= _TOLD_BYTES:
+        tell(f"downloading {len(wanted):,} files ({size / 2**30:.1f} GiB) of {uri}")
+    with ThreadPoolExecutor(STREAMS) as pool:
+        tasks = [pool.submit(_download, *one) for one in wanted]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _download(uri: StorageUri, target: Path, size: int) -> None:
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(target) as partial:
+            with partial.open("wb") as file, explained(uri, "read"), file_system(uri).open_input_stream(uri.path) as source:
+                copied = copy_stream(source, file)
+            if copied != size:
+                raise StorageError(
+                    f"{uri} has {copied:,} bytes, and its listing says {size:,}: it was replaced meanwhile; run the same command again"
+                )
