@@ -16,9 +16,11 @@ from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import best_within, eligible
 from autoslim.errors import BudgetError
 from autoslim.export.artifact import load_config
+from autoslim.storage.output_place import OutputPlace
 from autoslim.store import StoredJob, StoredTrial
 from autoslim.store.export import trials_table
 from autoslim.store.of_folder import store_of
+from workers.search.kept_output import viewed_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +41,13 @@ class Front:
 
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Front:
-        """The front of the search in an output folder, also while it runs.
+        """The front of the search in an output folder, or at its URI, also while it runs.
 
         Raises:
             OutputError: when the folder holds no search.
         """
-        root = Path(folder).absolute()
+        place = OutputPlace.parse(folder)
+        root = place.folder if place.uri is None else viewed_folder(place.uri)
         job = RunFolder(root).read_job()
         with store_of(root, job) as store:
             return cls(store.job(job.id), tuple(store.stored_trials(job.id)), root)

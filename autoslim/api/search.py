@@ -21,11 +21,13 @@ from autoslim.core.score import SCORES
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import load
 from autoslim.progress.choice import python_display
+from autoslim.storage.output_place import OutputPlace
 from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
     from autoslim.api.front import Front
     from workers.search.finalize import SelectedModel
+    from workers.search.kept_output import read_job
     from workers.search.model_line import describe_model
     from workers.search.notified import run_notified
     from workers.search.summary import Summary
@@ -114,7 +116,7 @@ def run_search(
         data: As on the command line, or a torch `Dataset` of (image, label) without augmentation, or a mapping from `train`, `validation`
             and `test` to Datasets. Without a validation or test split, one is split off `train`.
         flops: Budgets such as `2.3G` or `50%`, in multiply-accumulates an image; none are needed with `max_drop` or `min_accuracy`.
-        output: A new folder for everything that the search writes.
+        output: A new folder for everything that the search writes, or the URI of one, such as `s3://bucket/runs/flowers`.
         resume: Continues the search in `output`; `model`, `data` and `flops` are then those that it was started with.
         progress: `auto` shows bars in a notebook and elsewhere a line an event on stderr; `live`, `plain` and `none` as on the command
             line.
@@ -127,16 +129,19 @@ def run_search(
             a model raises nothing: it is in `missing`.
         KeyboardInterrupt: after running trials have kept their checkpoints.
     """
-    display, folder = python_display(progress), Path(output).absolute()
-    run_folder = RunFolder(folder)
+    display, place = python_display(progress), OutputPlace.parse(output)
+    folder, run_folder = place.folder, RunFolder(place.folder)
     # Before the inputs are written: a folder that is something else's is left as it is.
     refuse_other_use(folder, FolderUse.SEARCH)
-    if not resume and run_folder.job_file.exists():
+    if not resume and place.uri is None and run_folder.job_file.exists():
         raise OutputError(f"{folder} holds a search already; give resume=True to continue it, or choose another output")
     with given_inputs(folder, run_folder.given) as given:
         models = [given.model(each) for each in _each(model)]
         values = {"model": models, "data": given.data(data), **({"flops": flops} if flops else {}), **settings}
-        job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
+        if resume:
+            job = resumed_job(read_job(folder, place.uri), values, folder)
+        else:
+            job = new_job(values, folder).replace(output_uri=place.uri)
         given.place()
     with display:
         summary = run_notified(job, resume=resume, callback=CallbackList(callbacks), display=display)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from autoslim.cli.table import columns
@@ -17,7 +16,7 @@ from autoslim.errors import RequestError
 from autoslim.export.artifact import load_config
 
 
-def show_front(folder: Path, *, all_trials: bool, as_json: bool, as_csv: bool) -> None:
+def show_front(folder: str, *, all_trials: bool, as_json: bool, as_csv: bool) -> None:
     from autoslim.api.front import Front
 
     if as_json and as_csv:

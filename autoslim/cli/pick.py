@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
 from autoslim.core.budget import format_flops
 from autoslim.export.artifact import load_config
+from autoslim.storage.output_place import OutputPlace
 from workers.search.finalize import SelectedModel
 from workers.search.pick import Wish, pick
 from workers.search.signals import GracefulShutdown
 
 
 def show_pick(
-    folder: Path, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, tune: float | None, as_json: bool
+    folder: str, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, tune: float | None, as_json: bool
 ) -> None:
+    place = OutputPlace.parse(folder)
     wish = Wish.of(flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, tune=tune)
     first = "evaluating and exporting" if tune is None else f"fine-tuning for {tune:g} epochs, then evaluating and exporting"
     _tell(f"{first} the model for {wish.label}: {'a minute or two' if tune is None else 'as long as these epochs take'}")
     try:
         with GracefulShutdown():
-            model = pick(folder, wish, tell=_tell)
+            model = pick(place.folder, wish, uri=place.uri, tell=_tell)
     except KeyboardInterrupt:
         _tell("stopped; finished epochs are kept. Repeat the command to continue")
         raise typer.Exit(130) from None

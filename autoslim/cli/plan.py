@@ -288,6 +288,6 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
-        f"Cost      {at_most}about {work.cost.describe()} in {job.output}",
+        f"Cost      {at_most}about {work.cost.describe()} in {job.output_uri or job.output}",
         *([told] if limits else []),
     ]

@@ -25,6 +25,7 @@ def render(summary: Summary) -> str:
     """The table, a line for each budget, and where the rest is."""
     # A search whose budgets were all met by earlier searches runs no trial.
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no"
+    place = summary.output_uri or summary.output
     lines = ["", f"Job {summary.job}: {states} trials", "", *_table(summary), ""]
     lines += [f"{model.label}: {describe_model(model, summary)}" for model in summary.models]
     lines += [f"{label}: {summary.missed(label)}" for label in summary.missing]
@@ -33,15 +34,15 @@ def render(summary: Summary) -> str:
         lines.append(_recommended(summary, summary.within_noise))
     lines += [
         "",
-        f"Reasons    {summary.output}/report.html: why each model was chosen, its neighbours on the front, the random recipes",
+        f"Reasons    {place}/report.html: why each model was chosen, its neighbours on the front, the random recipes",
         f"Time       {format_duration(summary.cost.seconds)}",
         f"Cost       {summary.cost.describe()}",
         *([f"Spent      {summary.spending}"] if summary.spending else []),
-        f"Files      {summary.output} (models/, trials.parquet, front.parquet, front.html, report.html)",
+        f"Files      {place} (models/, trials.parquet, front.parquet, front.html, report.html)",
         f"MLflow     {_mlflow(summary.tracking_uri)}",
     ]
     if not summary.logged:
-        lines.append(f"           not everything could be logged; later: autoslim sync {shlex.quote(str(summary.output))}")
+        lines.append(f"           not everything could be logged; later: autoslim sync {shlex.quote(place)}")
     if summary.models:
         lines.append(load_line(summary.models[0].folder))
     return "\n".join(lines)
@@ -53,7 +54,11 @@ def _recommended(summary: Summary, found: WithinNoise) -> str:
     where = f"trial {found.trial} ({found.title})" if label is None else f"{label}, trial {found.trial} ({found.title})"
     if found.trial == found.best:
         return f"The numbers speak for {where}: every cheaper trial is measurably less accurate than this best one"
-    hand_over = "" if label else f"; autoslim pick {shlex.quote(summary.output)} --flops {found.flops} hands it over"
+    hand_over = (
+        ""
+        if label
+        else f"; autoslim pick {shlex.quote(summary.output_uri or summary.output)} --flops {found.flops} hands it over"
+    )
     interval, images = found.interval, found.images
     return (
         f"The numbers speak for {where}: at {format_flops(found.flops)} the cheapest within the noise of the best, trial {found.best} "

@@ -141,7 +141,8 @@ class SearchJob(Record):
     search in all of its attempts. `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local
     Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU; `threads` of None one for each of
     these CPUs. `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
-    `name` is what its user calls it; several jobs may share one.
+    `name` is what its user calls it; several jobs may share one. `output` is a folder of the driver's machine. With an `output_uri` the
+    search's files lie there, the driver only works in the folder, and the machines need not share a file system.
 
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
@@ -187,6 +188,7 @@ class SearchJob(Record):
     name: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     webhook: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     output: str
+    output_uri: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:

@@ -35,6 +35,7 @@ class Summary(Record):
 
     job: str
     output: str
+    output_uri: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     score: str = dataclasses.field(default=ACCURACY.name, metadata=OPTIONAL)
     dense_flops: int
     dense_accuracy: float
@@ -84,6 +85,7 @@ def summarize(
     return Summary(
         job=job.id,
         output=str(prepared.output.root),
+        output_uri=job.output_uri,
         score=job.dataset.score.name,
         dense_flops=facts.dense_flops,
         dense_accuracy=facts.dense_accuracy,

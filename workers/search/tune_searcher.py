@@ -76,7 +76,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             ended = coordinator.finished and not self._numbers
             return Searcher.FINISHED if ended or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
-        folder = coordinator.output.trial(assignment.recipe.key)
+        folder = coordinator.mirror.name(coordinator.output.trial(assignment.recipe.key))
         common = {**self._common, **self._of_model(assignment.recipe.model)}
         return trial_config(assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=common)
 

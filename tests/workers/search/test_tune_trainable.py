@@ -47,6 +47,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "job_id": "reuse",
         "base_folder": str(root / "base"),
         "teacher_folder": "",
+        "output_uri": "",
         "dataset_folder": str(dataset.path),
         "ranks": 1,
         "torch_threads": 1,
