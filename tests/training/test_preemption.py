@@ -83,7 +83,7 @@ def test_a_long_epoch_has_checkpoints_in_it(
     saved = []
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(
-        "autoslim.training.trial.save_checkpoint", lambda folder, tensors, metadata: saved.append((metadata, tensors))
+        "autoslim.training.trial.save_checkpoint", lambda folder, tensors, metadata, **_: saved.append((metadata, tensors))
     )
     next(run)
     steps = [metadata["step"] for metadata, _ in saved]

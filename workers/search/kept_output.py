@@ -150,6 +150,7 @@ def _begin(mirror: Mirror, *, resume: bool) -> None:
         raise OutputError(f"{mirror.uri} holds a search already; add --resume to continue it, or choose another --output")
     if job is None and resume:
         raise OutputError(f"{mirror.uri} holds no search: it has no job.json")
+    mirror.root.mkdir(parents=True, exist_ok=True)
     marker = mirror.root / _ATTEMPT
     # Another driver, on another machine perhaps, has worked since; or what is here is of an output that was deleted.
     if job is None or not marker.is_file() or last != marker.read_bytes():
