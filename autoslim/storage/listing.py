@@ -1,10 +1,11 @@
-"""What lies in a store: files with their sizes and versions, and one digest of them all."""
+"""What lies in a store: files with their sizes and versions, and a digest of them all."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 from autoslim.errors import StorageError
@@ -76,12 +77,31 @@ def list_files(uri: StorageUri) -> list[RemoteFile]:
     return sorted(files, key=lambda file: file.name)
 
 
-def digest_of(files: Iterable[RemoteFile]) -> str:
-    """Identifies what lies in a folder without reading it: SHA-256 over names, sizes and versions, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode())
-    return digest.hexdigest()[:16]
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What lies at a URI: one file, or the files of a folder, at any depth."""
+
+    uri: StorageUri
+    files: tuple[RemoteFile, ...]
+    is_folder: bool
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the content without reading it: SHA-256 over names, sizes and versions, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def only(self, wanted: Callable[[str], bool]) -> Listing:
+        """The files of such names; there may be none."""
+        return dataclasses.replace(self, files=tuple(file for file in self.files if wanted(file.name)))
+
+
+def look(uri: StorageUri) -> Listing:
+    """The file or folder at `uri`. Raises StorageError where there is none, and otherwise as `list_files`."""
+    single = stat(uri)
+    return Listing(uri, tuple(list_files(uri)), is_folder=True) if single is None else Listing(uri, (single,), is_folder=False)
 
 
 def _time_of(info: Any) -> str:
