@@ -22,7 +22,7 @@ from autoslim.storage.file_systems import file_system
 from autoslim.storage.listing import Listing, stat
 from autoslim.storage.uri import StorageUri
 
-FOLDER = "storage"
+FETCHED = "storage"
 """In the cache folder of a user: what `fetch` has brought there."""
 
 _TOLD_BYTES = 2**28
@@ -65,7 +65,7 @@ def fetch(listing: Listing, cache: Path, *, tell: Callable[[str], None] | None =
         OutputError: where the cache cannot be written, or its disk is too small.
     """
     key = hashlib.sha256(f"{listing.uri}\0{listing.is_folder}\0{listing.digest}".encode()).hexdigest()[:16]
-    target = cache / FOLDER / key
+    target = cache / FETCHED / key
     # A bucket as a whole has no name in its path.
     name = listing.uri.name or "content"
     with _writing(target):

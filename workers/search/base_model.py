@@ -11,7 +11,7 @@ import ray
 from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
-from autoslim.data import PreparedDataset, open_dataset
+from autoslim.data import PreparedDataset, open_reference
 from autoslim.report.dense_models import chance_warning
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
@@ -26,7 +26,7 @@ def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[st
     import torch
 
     torch.set_num_threads(threads)
-    reports = prepare_base(Path(folder), BaseRequest.from_json(request), open_dataset(Path(dataset)))
+    reports = prepare_base(Path(folder), BaseRequest.from_json(request), open_reference(dataset))
     while True:
         try:
             yield next(reports).to_json()
@@ -69,7 +69,7 @@ def adapt_dense_model(
         num_gpus=trial_resources(job).gpu,
         num_returns="streaming",
         name=f"{job.id} adapt {called}",
-    ).remote(request.to_json(), str(dataset.path), str(folder), trial_threads(job))
+    ).remote(request.to_json(), dataset.reference, str(folder), trial_threads(job))
     console.on_step(called)
     last = ""
     with unwrapped_task_errors(f"the {called} could not be prepared"):

@@ -352,7 +352,7 @@ def _common_config(prepared: PreparedSearch) -> dict[str, object]:
     job = prepared.job
     return {
         "job_id": job.id,
-        "dataset_folder": str(prepared.dataset.path),
+        "dataset": prepared.dataset.reference,
         "ranks": trial_ranks(job),
         # A trial's CPUs are shared by its ranks.
         "torch_threads": max(1, trial_threads(job) // trial_ranks(job)),

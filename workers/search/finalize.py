@@ -15,7 +15,7 @@ from autoslim.core.record import OPTIONAL
 from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import eligible
-from autoslim.data import PreparedDataset
+from autoslim.data import PreparedDataset, open_reference
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import Handover, HoldoutResults, Provenance, RequestedBudget, complete_folder, relabel_folder
@@ -66,9 +66,11 @@ class SelectedModel(Measurements):
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _evaluate(folder: str, dataset: str, split: str, compared: dict[str, str]) -> str:
-    others = {name: Path(path) for name, path in compared.items()}
-    return evaluate_in_subprocess(Path(folder), Path(dataset), split, **others).to_json()
+def _evaluate(folder: str, dataset: str, split: str, dense: str | None, probe: str | None) -> str:
+    """`dataset` and `probe` are references."""
+    compared = {} if dense is None else {"dense": Path(dense)}
+    compared |= {} if probe is None else {"probe": open_reference(probe).path}
+    return evaluate_in_subprocess(Path(folder), open_reference(dataset).path, split, **compared).to_json()
 
 
 def evaluate_folders(
@@ -78,17 +80,22 @@ def evaluate_folders(
     split: str,
     resources: Resources,
     job: str,
-    compared: Mapping[str, Mapping[str, Path]] | None = None,
+    compared: Mapping[str, Path] | None = None,
+    probe: PreparedDataset | None = None,
 ) -> list[HoldoutResult]:
-    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. `compared` has by
-    the same names what features are compared with, the arguments `dense` and `probe` of `evaluate_in_subprocess`.
+    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. For models of features
+    `compared` has by the same names the folders of the dense models, and `probe` is the labelled set of `evaluate_in_subprocess`.
 
     Raises:
         JobError: a folder does not load, or loads only with the search's packages.
     """
     tasks = [
         _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
-            str(folder), str(dataset.path), split, {which: str(path) for which, path in (compared or {}).get(name, {}).items()}
+            str(folder),
+            dataset.reference,
+            split,
+            None if compared is None else str(compared[name]),
+            None if probe is None else probe.reference,
         )
         for name, folder in folders.items()
     ]
@@ -178,13 +185,13 @@ def _evaluate_all(
     """Of each selection beside its dense model, by its label. All folders at once, so that the cluster evaluates them side by side."""
     starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
     named = dict(zip([selection.label for selection in selections], folders, strict=True))
-    compared: dict[str, dict[str, Path]] = {}
+    compared: dict[str, Path] | None = None
     if job.dataset.labelled:
         named |= {name: dense.folder(model) for model, name in starts.items()}
     else:
-        probed = {} if probe is None else {"probe": probe.path}
-        compared = {one.label: {"dense": dense.folder(one.result.recipe.model), **probed} for one in selections}
-    found = evaluate_folders(named, dataset, split="test", resources=job.resources or Resources(), job=job.id, compared=compared)
+        compared = {one.label: dense.folder(one.result.recipe.model) for one in selections}
+    resources = job.resources or Resources()
+    found = evaluate_folders(named, dataset, split="test", resources=resources, job=job.id, compared=compared, probe=probe)
     evaluated = dict(zip(named, found, strict=True))
     return {
         one.label: HoldoutResults(

@@ -8,7 +8,7 @@ import ray
 
 from autoslim.core.accuracy_drop import AccuracyDrop
 from autoslim.core.result import BaseFacts, TrialResult
-from autoslim.data import open_dataset
+from autoslim.data import open_reference
 from autoslim.search import Explanation, explain_floor
 from autoslim.training.comparison import measure_drops
 from workers.ray_errors import unwrapped_task_errors
@@ -18,7 +18,7 @@ from workers.search.resources import trial_resources
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
 def _measure(folder: str, dense: str, dataset: str, allowed: float) -> list[str]:
-    return [drop.to_json() for drop in measure_drops(Path(folder), Path(dense), open_dataset(Path(dataset)), allowed=allowed)]
+    return [drop.to_json() for drop in measure_drops(Path(folder), Path(dense), open_reference(dataset), allowed=allowed)]
 
 
 def explain_goal(
@@ -41,7 +41,7 @@ def explain_goal(
     ).remote(
         str(prepared.output.root / selected.artifact),
         str(dense),
-        str(prepared.dataset.path),
+        prepared.dataset.reference,
         facts.dense_accuracy - goal.floor(facts.dense_accuracy).least,
     )
     with unwrapped_task_errors("the goal's model could not be compared with the dense one"):
