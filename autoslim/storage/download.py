@@ -7,20 +7,18 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
 
-from autoslim.core.confine import confined
 from autoslim.core.files import partial_folder, replacing_file
 from autoslim.errors import OutputError, StorageError
-from autoslim.storage.copying import STREAMS, copy_stream
+from autoslim.storage.copying import copy_each, copy_stream
 from autoslim.storage.faults import explained
 from autoslim.storage.file_systems import file_system
-from autoslim.storage.listing import Listing, stat
-from autoslim.storage.uri import StorageUri
+from autoslim.storage.listing import Listing, RemoteFile, stat
+from autoslim.storage.uri import StorageUri, check_relative
 
 FETCHED = "storage"
 """In the cache folder of a user: what `fetch` has brought there."""
@@ -93,30 +91,24 @@ def _gather(listing: Listing, path: Path, tell: Callable[[str], None] | None) ->
     """Brings the files to `path`, or below it where it is a folder; those that are there with their size are taken as they are."""
     uri, root = listing.uri, path if listing.is_folder else path.parent
     root.mkdir(parents=True, exist_ok=True)
-    wanted = []
-    for file in listing.files:
-        place = confined(root / file.name, root)
-        if place is None:
-            raise StorageError(f"{uri} has the name {file.name[:200]!r}, which leads out of the cache")
-        # `replacing_file` gives a file its name when all of it is there. Its version is part of the folder's name.
-        if not place.is_file() or place.stat().st_size != file.size:
-            wanted.append((uri / file.name if listing.is_folder else uri, place, file.size))
-    size, free = sum(part for _, _, part in wanted), shutil.disk_usage(root).free
+    wanted = [file for file in listing.files if not _is_there(root, file, uri)]
+    size, free = sum(file.size for file in wanted), shutil.disk_usage(root).free
     if size > free:
         raise OutputError(
-            f"{uri} takes {size / 2**30:.1f} GiB, and {root.parent.parent} has {free / 2**30:.1f} GiB free; free some space, or set "
+            f"{uri} takes {size / 2**30:.1f} GiB, and the disk of {root} has {free / 2**30:.1f} GiB free; free some space, or set "
             "AUTOSLIM_CACHE to a folder on a larger disk"
         )
     if tell is not None and size >= _TOLD_BYTES:
         tell(f"downloading {len(wanted):,} files ({size / 2**30:.1f} GiB) of {uri}")
-    with ThreadPoolExecutor(STREAMS) as pool:
-        tasks = [pool.submit(_download, *one) for one in wanted]
-        try:
-            for task in as_completed(tasks):
-                task.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    copy_each(lambda file: _download(uri / file.name if listing.is_folder else uri, root / file.name, file.size), wanted)
+
+
+def _is_there(root: Path, file: RemoteFile, uri: StorageUri) -> bool:
+    """Whether an earlier process has brought the file: it has its name only when all of it is there (`replacing_file`), and its version is
+    part of the folder's name. Raises StorageError for a name that leads out of `root`."""
+    check_relative(file.name, str(uri))
+    place = root / file.name
+    return place.is_file() and place.stat().st_size == file.size
 
 
 def _download(uri: StorageUri, target: Path, size: int) -> None:

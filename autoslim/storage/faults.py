@@ -75,7 +75,7 @@ def _explain(uri: StorageUri, doing: str, error: Exception) -> AutoslimError:
     text = without_secrets(" ".join(str(error).split()) or type(error).__name__)[:500]
     failed = f"{uri} cannot be {doing}"
     # What a user has called a file says nothing about the error.
-    words = text.replace(uri.key, "") if uri.key else text
+    words = " ".join(text.replace(f"'{uri.key}'", "").replace(f"'{uri.bucket}'", "").replace(uri.path, "").split())
     if is_disk_full(error):
         return StorageError(f"{failed}: the disk is full; free some space and run the same command again")
     if isinstance(error, PermissionError) or _DENIED.search(words):

@@ -63,8 +63,7 @@ def list_files(uri: StorageUri) -> list[RemoteFile]:
     files = [
         RemoteFile(info.path[start:], int(info.size), versions.get(info.path) or _time_of(info))
         for info in infos
-        # An empty object whose name ends in a slash is how consoles show an empty folder.
-        if info.type == FileType.File and not info.path.endswith("/")
+        if info.type == FileType.File and not _is_left(info.path)
     ]
     if not files:
         raise StorageError(f"{uri} has no files; check the path, and list its parent")
@@ -102,6 +101,13 @@ def look(uri: StorageUri) -> Listing:
     """The file or folder at `uri`. Raises StorageError where there is none, and otherwise as `list_files`."""
     single = stat(uri)
     return Listing(uri, tuple(list_files(uri)), is_folder=True) if single is None else Listing(uri, (single,), is_folder=False)
+
+
+def _is_left(path: str) -> bool:
+    """Whether it is no file of a user's: an empty object whose name ends in a slash, with which consoles show an empty folder, or what a
+    killed process has left of a file (`upload_file`)."""
+    name = path.rpartition("/")[2]
+    return not name or (name.startswith(".") and name.endswith(".partial"))
 
 
 def _time_of(info: Any) -> str:

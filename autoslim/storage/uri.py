@@ -80,7 +80,7 @@ class StorageUri:
             bucket, key = "", unquote(key)
         elif not _BUCKET.fullmatch(bucket):
             raise StorageError(f"a {kind}:// URI has no plain name before its path; allowed: {FORMS[kind]}; {_WHERE_CREDENTIALS}")
-        key = key.strip("/")
+        key = key.rstrip("/")
         if key:
             check_relative(key, text)
         return cls(kind, bucket, key)
