@@ -17,7 +17,7 @@ from autoslim.errors import OutputError, StorageError
 from autoslim.storage.copying import copy_each, copy_stream
 from autoslim.storage.faults import explained
 from autoslim.storage.file_systems import file_system
-from autoslim.storage.listing import Listing, RemoteFile, stat
+from autoslim.storage.listing import Listing, RemoteFile, file_at
 from autoslim.storage.uri import StorageUri, check_relative
 
 FETCHED = "storage"
@@ -45,10 +45,8 @@ def download_file(uri: StorageUri, target: Path) -> None:
         StorageError, UnavailableError: where it cannot be read.
         OutputError: where `target` cannot be written.
     """
-    found = stat(uri)
-    if found is None:
-        raise StorageError(f"{uri} is no file; check the path, or list its parent")
-    _download(uri, target, found.size)
+    (file,) = file_at(uri).files
+    _download(uri, target, file.size)
 
 
 def fetch(listing: Listing, cache: Path, *, tell: Callable[[str], None] | None = None) -> Path:

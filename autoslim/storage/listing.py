@@ -103,6 +103,14 @@ def look(uri: StorageUri) -> Listing:
     return Listing(uri, tuple(list_files(uri)), is_folder=True) if single is None else Listing(uri, (single,), is_folder=False)
 
 
+def file_at(uri: StorageUri) -> Listing:
+    """The file at `uri`. Raises StorageError where there is none, and otherwise as `explained`."""
+    found = stat(uri)
+    if found is None:
+        raise StorageError(f"{uri} is no file; allowed: a file that is there; check the {uri.holder} and the path")
+    return Listing(uri, (found,), is_folder=False)
+
+
 def _is_left(path: str) -> bool:
     """Whether it is no file of a user's: an empty object whose name ends in a slash, with which consoles show an empty folder, or what a
     killed process has left of a file (`upload_file`)."""

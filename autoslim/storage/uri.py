@@ -95,6 +95,15 @@ class StorageUri:
         """The last part of the path, as of a file."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def holder(self) -> str:
+        """What has to be there for the path to be, in words."""
+        return {
+            Scheme.AZURE: f"container {self.bucket}",
+            Scheme.HUGGING_FACE: "repository",
+            Scheme.FILE: "folder",
+        }.get(self.scheme, f"bucket {self.bucket}")
+
     def __truediv__(self, name: str) -> StorageUri:
         """The file or folder `name` (parts with slashes between them) in this folder. Raises StorageError for a name that leaves it."""
         check_relative(name, str(self))

@@ -25,7 +25,7 @@ from autoslim.data import Loader, PreparedDataset, Splits
 from autoslim.errors import WeightsError
 from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
-from autoslim.storage import is_uri, local_path
+from autoslim.storage import is_uri, local_file
 from autoslim.training.best_state import COMPANION
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
@@ -58,7 +58,7 @@ class BaseRequest(Record):
 def weights_digest(model: ModelSpec) -> str:
     """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm. A file at a
     URI is fetched."""
-    files = (local_path(model.weights), Path(model.name) / "model.safetensors")
+    files = (local_file(model.weights), Path(model.name) / "model.safetensors")
     return "".join(file_digest(file) for file in files if file.is_file())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoslim.errors import OutputError, StorageError
-from autoslim.storage import StorageUri, copying, download, download_file, fetch, list_files, local_path, look, open_file, stat
+from autoslim.storage import StorageUri, copying, download, download_file, fetch, list_files, local_file, look, open_file, stat
 from autoslim.storage.listing import Listing, RemoteFile
 
 FILES = {"train/0.bin": b"zero", "train/deep/1.bin": b"one", "test.bin": b"", "a b%20c#.bin": b"odd"}
@@ -63,9 +63,11 @@ def test_a_folder_is_fetched_once_for_each_content(uri: StorageUri, store: Path,
 
 def test_a_file_keeps_its_name(uri: StorageUri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
-    found = local_path(str(uri / "train/0.bin"))
+    found = local_file(str(uri / "train/0.bin"))
     assert (found.name, found.read_bytes(), found.is_relative_to(tmp_path / "cache")) == ("0.bin", b"zero", True)
-    assert local_path("train/0.bin") == Path("train/0.bin")
+    assert local_file("train/0.bin") == Path("train/0.bin")
+    with pytest.raises(StorageError, match=r"/flowers is no file; allowed: a file that is there"):
+        local_file(str(uri))
     download_file(uri / "train/0.bin", tmp_path / "there" / "1.bin")
     assert (tmp_path / "there" / "1.bin").read_bytes() == b"zero"
 
