@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from helpers import s3_server
 from helpers.databases import fresh_postgres, postgres_server
 from helpers.marks import CI_ONLY
 from loopback.postgres import Postgres
@@ -50,6 +51,20 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def postgres() -> Iterator[Postgres]:
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3_server.s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of an S3 server, whose address and credentials are in the environment."""
+    for name, value in s3_server.environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket(s3_endpoint)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=CI_ONLY)])

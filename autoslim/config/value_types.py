@@ -16,6 +16,8 @@ from autoslim.core.duration import DURATION_PATTERN, parse_duration
 from autoslim.core.forms import FORM_NAMES, FormName
 from autoslim.core.job import SPEED_MODES, SpeedMode
 from autoslim.core.unreadable import parse_allowed
+from autoslim.errors import StorageError
+from autoslim.storage import StorageUri, is_uri
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -44,6 +46,16 @@ def _names_pattern(names: tuple[str, ...]) -> str:
 def _no_control(text: str) -> str:
     if _CONTROL.search(text):
         raise ValueError(f"is {short_repr(text)}; allowed: no control characters")
+    return text
+
+
+def without_credentials(text: str) -> str:
+    """A path, a name, or a URI that is allowed. Raises ValueError for another one, before it is written down anywhere."""
+    if is_uri(text):
+        try:
+            StorageUri.parse(text)
+        except StorageError as error:
+            raise ValueError(f"is no URI that is allowed: {error}") from error
     return text
 
 
@@ -164,6 +176,8 @@ Text = Annotated[
     AfterValidator(_no_control),
     Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
 ]
+PathOrUri = Annotated[Text, AfterValidator(without_credentials)]
+"""Where something is, or its name."""
 Texts = Annotated[tuple[Text, ...], BeforeValidator(as_list, json_schema_input_type=Text | list[Text]), Field(strict=False)]
 WebhookUrl = Annotated[
     str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.decoders import decode_elsewhere
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_file import Keys, PixelFile, keys_of
+from autoslim.data.reference import DatasetReference
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
 from autoslim.data.token_labels import TokenLabels
 from autoslim.errors import DatasetError
+from autoslim.storage.mirror import Mirror
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "dataset.json"
@@ -66,14 +69,38 @@ class Splits:
 
 
 class PreparedDataset:
-    """Another process opens it by `path` (`open_dataset`). `digest` identifies its content: images, labels, classes and splits."""
+    """Another process opens it by `path` (`open_dataset`), and one that may be on another node by `reference` (`open_reference`). `digest`
+    identifies its content: images, labels, classes and splits.
+    """
 
-    def __init__(self, path: Path, report: DatasetReport, collected: Mapping[tuple[int, int], int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        report: DatasetReport,
+        collected: Mapping[tuple[int, int], int] | None = None,
+        *,
+        reference: DatasetReference | None = None,
+    ) -> None:
         self.path, self.report, self._collected = path, report, dict(collected or {})
+        self._reference = reference or DatasetReference(path=str(path))
+
+    @property
+    def reference(self) -> str:
+        """JSON."""
+        return self._reference.to_json()
 
     def with_collected(self, collected: Mapping[tuple[int, int], int]) -> PreparedDataset:
         """By the storage size, how many images were decoded while this was prepared just now."""
-        return PreparedDataset(self.path, self.report, collected)
+        return PreparedDataset(self.path, self.report, collected, reference=self._reference)
+
+    def kept_in(self, mirror: Mirror) -> PreparedDataset:
+        """The same, which is put into the output in a store, if there is one, for nodes that do not see `path`. One that each node prepares
+        by itself stays as it is."""
+        if mirror.uri is None or self._reference.spec is not None:
+            return self
+        mirror.keep_once(self.path)
+        reference = DatasetReference(path=mirror.name(self.path), output_uri=mirror.address)
+        return PreparedDataset(self.path, self.report, self._collected, reference=reference)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -177,9 +204,14 @@ def _pixels(file: EncodedFile, size: tuple[int, int], index: int) -> bytes:
     return fit(decode_rgb(file.bytes_of(index)), size).tobytes()
 
 
-def open_dataset(path: Path) -> PreparedDataset:
-    """Opens the data set that `prepare_dataset` wrote to `path`; reads one small file. Raises DatasetError if it is not there."""
+def open_dataset(path: Path, reference: DatasetReference | None = None) -> PreparedDataset:
+    """Opens the data set that `prepare_dataset` wrote to `path`; reads one small file. `reference` is how other nodes find it, where that
+    is not by the path. Raises DatasetError if it is not there."""
     try:
-        return PreparedDataset(path, DatasetReport.from_json((path / MANIFEST).read_text()))
+        report = DatasetReport.from_json((path / MANIFEST).read_text())
+        if reference is not None:
+            # When it was used last, by which unused ones are found in the user's cache.
+            os.utime(path)
+        return PreparedDataset(path, report, reference=reference)
     except OSError as error:
         raise DatasetError(f"{path} is not a prepared data set: {error}") from error

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
 
-from autoslim.core.confine import confined
 from autoslim.core.files import partial_folder, replacing_file
 from autoslim.errors import OutputError, StorageError
-from autoslim.storage.copying import STREAMS, copy_stream
+from autoslim.storage.copying import copy_each, copy_stream
 from autoslim.storage.faults import explained
 from autoslim.storage.file_systems import file_system
-from autoslim.storage.listing import RemoteFile, digest_of, list_files, stat
-from autoslim.storage.uri import StorageUri
+from autoslim.storage.listing import Listing, RemoteFile, file_at
+from autoslim.storage.uri import StorageUri, check_relative
 
-FOLDER = "storage"
+FETCHED = "storage"
 """In the cache folder of a user: what `fetch` has brought there."""
 
 _TOLD_BYTES = 2**28
 """Of a download, from which on a user is told."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """A file or folder on this machine, under its own name. `digest` identifies what it was made of, see `digest_of`."""
-
-    path: Path
-    digest: str
 
 
 @contextlib.contextmanager
@@ -56,41 +45,36 @@ def download_file(uri: StorageUri, target: Path) -> None:
         StorageError, UnavailableError: where it cannot be read.
         OutputError: where `target` cannot be written.
     """
-    found = stat(uri)
-    if found is None:
-        raise StorageError(f"{uri} is no file; check the path, or list its parent")
-    _download(uri, target, found.size)
+    (file,) = file_at(uri).files
+    _download(uri, target, file.size)
 
 
-def fetch(uri: StorageUri, cache: Path, *, tell: Callable[[str], None] | None = None) -> Fetched:
-    """The file, or folder at any depth, at `uri` in `cache`: it is downloaded once for each content, and found there from then on.
+def fetch(listing: Listing, cache: Path, *, tell: Callable[[str], None] | None = None) -> Path:
+    """The file or folder of `listing`, under its own name, in the folder `cache`: downloaded once, and found there from then on.
 
-    Several processes may ask at once; one downloads, and the others wait. What a killed one had downloaded is kept, file by file. Whether
-    the content has changed is seen by names, sizes and versions, with a listing. `tell` gets a line before a long download.
+    Several processes may ask at once: one downloads, and the others wait. What a killed one had downloaded is kept, file by file. Content
+    that has changed is in another folder, by its digest. `tell` gets a line before a long download.
 
     Raises:
-        StorageError: where there is nothing, it cannot be read, or has changed meanwhile.
+        StorageError: where a file cannot be read, or has changed since it was listed.
         UnavailableError: for a store that does not answer.
         OutputError: where the cache cannot be written, or its disk is too small.
     """
-    single = stat(uri)
-    files = [single] if single is not None else list_files(uri)
-    digest = digest_of(files)
-    key = hashlib.sha256(f"{uri}\0{single is not None}\0{digest}".encode()).hexdigest()[:16]
-    target = cache / FOLDER / key
-    # A bucket as a whole has no name of its own in the path.
-    path = target / (uri.name or "content")
+    key = hashlib.sha256(f"{listing.uri}\0{listing.is_folder}\0{listing.digest}".encode()).hexdigest()[:16]
+    target = cache / FETCHED / key
+    # A bucket as a whole has no name in its path.
+    name = listing.uri.name or "content"
     with _writing(target):
         if not target.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(target.with_name(f"{key}.lock")):
-                # Once more: the one that had the lock may have brought it.
+                # Once more: who had the lock may have brought it.
                 if not target.is_dir():
-                    _gather(uri, files, partial_folder(target) / path.name, folder=single is None, tell=tell)
+                    _gather(listing, partial_folder(target) / name, tell)
                     partial_folder(target).rename(target)
-        # When it was used last, by which unused ones are deleted.
+        # When it was used last, by which unused ones are found.
         os.utime(target)
-    return Fetched(path=path, digest=digest)
+    return target / name
 
 
 @contextlib.contextmanager
@@ -98,39 +82,31 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"the cache {target} cannot be written: {error}") from error
+        raise OutputError(f"{target} cannot be written: {error}") from error
 
 
-def _gather(
-    uri: StorageUri, files: Sequence[RemoteFile], path: Path, *, folder: bool, tell: Callable[[str], None] | None
-) -> None:
-    """Brings the files to `path`, or below it where it is a `folder`; those that are there with their size are taken as they are."""
-    root = path if folder else path.parent
+def _gather(listing: Listing, path: Path, tell: Callable[[str], None] | None) -> None:
+    """Brings the files to `path`, or below it where it is a folder; those that are there with their size are taken as they are."""
+    uri, root = listing.uri, path if listing.is_folder else path.parent
     root.mkdir(parents=True, exist_ok=True)
-    wanted = []
-    for file in files:
-        place = confined(root / file.name, root)
-        if place is None:
-            raise StorageError(f"{uri} has the name {file.name[:200]!r}, which leads out of the cache")
-        # `replacing_file` gives a file its name when all of it is there. Its version is part of the folder's name.
-        if not place.is_file() or place.stat().st_size != file.size:
-            wanted.append((uri / file.name if folder else uri, place, file.size))
-    size, free = sum(part for _, _, part in wanted), shutil.disk_usage(root).free
+    wanted = [file for file in listing.files if not _is_there(root, file, uri)]
+    size, free = sum(file.size for file in wanted), shutil.disk_usage(root).free
     if size > free:
         raise OutputError(
-            f"{uri} takes {size / 2**30:.1f} GiB, and {root.parent.parent} has {free / 2**30:.1f} GiB free; free some space, or set "
+            f"{uri} takes {size / 2**30:.1f} GiB, and the disk of {root} has {free / 2**30:.1f} GiB free; free some space, or set "
             "AUTOSLIM_CACHE to a folder on a larger disk"
         )
     if tell is not None and size >= _TOLD_BYTES:
         tell(f"downloading {len(wanted):,} files ({size / 2**30:.1f} GiB) of {uri}")
-    with ThreadPoolExecutor(STREAMS) as pool:
-        tasks = [pool.submit(_download, *one) for one in wanted]
-        try:
-            for task in as_completed(tasks):
-                task.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    copy_each(lambda file: _download(uri / file.name if listing.is_folder else uri, root / file.name, file.size), wanted)
+
+
+def _is_there(root: Path, file: RemoteFile, uri: StorageUri) -> bool:
+    """Whether an earlier process has brought the file: it has its name only when all of it is there (`replacing_file`), and its version is
+    part of the folder's name. Raises StorageError for a name that leads out of `root`."""
+    check_relative(file.name, str(uri))
+    place = root / file.name
+    return place.is_file() and place.stat().st_size == file.size
 
 
 def _download(uri: StorageUri, target: Path, size: int) -> None:

@@ -75,24 +75,19 @@ def _explain(uri: StorageUri, doing: str, error: Exception) -> AutoslimError:
     text = without_secrets(" ".join(str(error).split()) or type(error).__name__)[:500]
     failed = f"{uri} cannot be {doing}"
     # What a user has called a file says nothing about the error.
-    words = text.replace(uri.key, "") if uri.key else text
+    words = " ".join(text.replace(f"'{uri.key}'", "").replace(f"'{uri.bucket}'", "").replace(uri.path, "").split())
     if is_disk_full(error):
         return StorageError(f"{failed}: the disk is full; free some space and run the same command again")
     if isinstance(error, PermissionError) or _DENIED.search(words):
         return StorageError(f"{failed}: permission denied ({text}); credentials come from {_CREDENTIALS[uri.scheme]}")
     if isinstance(error, FileNotFoundError) or _MISSING.search(words):
-        return StorageError(f"{failed}: it does not exist ({text}); check the {_holder(uri)} and the path")
+        return StorageError(f"{failed}: it does not exist ({text}); check the {uri.holder} and the path")
     if isinstance(error, ConnectionError | TimeoutError) or _UNREACHED.search(f"{type(error).__name__} {words}"):
         endpoint = _ENDPOINTS.get(uri.scheme, "the network")
         return UnavailableError(
             f"{failed}: the store does not answer ({text}); check the network and {endpoint}, and run the same command again"
         )
     return StorageError(f"{failed}: {type(error).__name__}: {text}")
-
-
-def _holder(uri: StorageUri) -> str:
-    names = {Scheme.AZURE: f"container {uri.bucket}", Scheme.HUGGING_FACE: "repository", Scheme.FILE: "folder"}
-    return names.get(uri.scheme, f"bucket {uri.bucket}")
 
 
 def without_secrets(text: str) -> str:

@@ -1,10 +1,11 @@
-"""What lies in a store: files with their sizes and versions, and one digest of them all."""
+"""What lies in a store: files with their sizes and versions, and a digest of them all."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 from autoslim.errors import StorageError
@@ -62,8 +63,7 @@ def list_files(uri: StorageUri) -> list[RemoteFile]:
     files = [
         RemoteFile(info.path[start:], int(info.size), versions.get(info.path) or _time_of(info))
         for info in infos
-        # An empty object whose name ends in a slash is how consoles show an empty folder.
-        if info.type == FileType.File and not info.path.endswith("/")
+        if info.type == FileType.File and not _is_left(info.path)
     ]
     if not files:
         raise StorageError(f"{uri} has no files; check the path, and list its parent")
@@ -76,12 +76,46 @@ def list_files(uri: StorageUri) -> list[RemoteFile]:
     return sorted(files, key=lambda file: file.name)
 
 
-def digest_of(files: Iterable[RemoteFile]) -> str:
-    """Identifies what lies in a folder without reading it: SHA-256 over names, sizes and versions, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode())
-    return digest.hexdigest()[:16]
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What lies at a URI: one file, or the files of a folder, at any depth."""
+
+    uri: StorageUri
+    files: tuple[RemoteFile, ...]
+    is_folder: bool
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the content without reading it: SHA-256 over names, sizes and versions, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def only(self, wanted: Callable[[str], bool]) -> Listing:
+        """The files of such names; there may be none."""
+        return dataclasses.replace(self, files=tuple(file for file in self.files if wanted(file.name)))
+
+
+def look(uri: StorageUri) -> Listing:
+    """The file or folder at `uri`. Raises StorageError where there is none, and otherwise as `list_files`."""
+    single = stat(uri)
+    return Listing(uri, tuple(list_files(uri)), is_folder=True) if single is None else Listing(uri, (single,), is_folder=False)
+
+
+def file_at(uri: StorageUri) -> Listing:
+    """The file at `uri`. Raises StorageError where there is none, and otherwise as `explained`."""
+    found = stat(uri)
+    if found is None:
+        raise StorageError(f"{uri} is no file; allowed: a file that is there; check the {uri.holder} and the path")
+    return Listing(uri, (found,), is_folder=False)
+
+
+def _is_left(path: str) -> bool:
+    """Whether it is no file of a user's: an empty object whose name ends in a slash, with which consoles show an empty folder, or what a
+    killed process has left of a file (`upload_file`)."""
+    name = path.rpartition("/")[2]
+    return not name or (name.startswith(".") and name.endswith(".partial"))
 
 
 def _time_of(info: Any) -> str:

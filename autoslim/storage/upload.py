@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from autoslim.storage.copying import STREAMS, copy_stream
+from autoslim.storage.copying import copy_each, copy_stream
 from autoslim.storage.faults import explained
 from autoslim.storage.file_systems import file_system
 from autoslim.storage.uri import Scheme, StorageUri
@@ -30,9 +29,13 @@ def upload_file(path: Path, uri: StorageUri) -> None:
         folder, _, name = uri.path.rpartition("/")
         system.create_dir(folder or "/", recursive=True)
         partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
-        with system.open_output_stream(partial) as target:
-            copy_stream(source, target)
-        system.move(partial, uri.path)
+        try:
+            with system.open_output_stream(partial) as target:
+                copy_stream(source, target)
+            system.move(partial, uri.path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
 
 
 def upload_folder(folder: Path, uri: StorageUri, *, last: str | None = None) -> None:
@@ -48,13 +51,6 @@ def upload_folder(folder: Path, uri: StorageUri, *, last: str | None = None) -> 
         StorageError, UnavailableError, OSError: as `upload_file`; other files may have been written by then, but `last` has not.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(STREAMS) as pool:
-        tasks = [pool.submit(upload_file, folder / name, uri / name) for name in names if name != last]
-        try:
-            for task in tasks:
-                task.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    copy_each(lambda name: upload_file(folder / name, uri / name), [name for name in names if name != last])
     if last is not None:
         upload_file(folder / last, uri / last)

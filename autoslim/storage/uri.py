@@ -80,7 +80,7 @@ class StorageUri:
             bucket, key = "", unquote(key)
         elif not _BUCKET.fullmatch(bucket):
             raise StorageError(f"a {kind}:// URI has no plain name before its path; allowed: {FORMS[kind]}; {_WHERE_CREDENTIALS}")
-        key = key.strip("/")
+        key = key.rstrip("/")
         if key:
             check_relative(key, text)
         return cls(kind, bucket, key)
@@ -94,6 +94,15 @@ class StorageUri:
     def name(self) -> str:
         """The last part of the path, as of a file."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def holder(self) -> str:
+        """What has to be there for the path to be, in words."""
+        return {
+            Scheme.AZURE: f"container {self.bucket}",
+            Scheme.HUGGING_FACE: "repository",
+            Scheme.FILE: "folder",
+        }.get(self.scheme, f"bucket {self.bucket}")
 
     def __truediv__(self, name: str) -> StorageUri:
         """The file or folder `name` (parts with slashes between them) in this folder. Raises StorageError for a name that leaves it."""

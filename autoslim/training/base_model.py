@@ -22,8 +22,10 @@ from autoslim.core.result import ADAPTING, BaseFacts, EpochReport, Phase, Shared
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import count_flops
 from autoslim.data import Loader, PreparedDataset, Splits
+from autoslim.errors import WeightsError
 from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
+from autoslim.storage import is_uri, local_file
 from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training.best_state import COMPANION
 from autoslim.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
@@ -55,8 +57,9 @@ class BaseRequest(Record):
 
 
 def weights_digest(model: ModelSpec) -> str:
-    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm."""
-    files = (Path(model.weights), Path(model.name) / "model.safetensors")
+    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm. A file at a
+    URI is fetched."""
+    files = (local_file(model.weights), Path(model.name) / "model.safetensors")
     return "".join(file_digest(file) for file in files if file.is_file())
 
 
@@ -87,6 +90,11 @@ def _prepare(
 ) -> Generator[EpochReport]:
     began = time.monotonic()
     device = pick_device() if device is None else device
+    if is_uri(request.model.weights) and weights_digest(request.model) != request.weights_digest:
+        # Another node fetches them later than the driver did.
+        raise WeightsError(
+            f"the weights at {request.model.weights} have changed since the request was made; run the same command again"
+        )
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
     splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)

@@ -183,6 +183,24 @@ def test_files_of_the_cache_go_when_they_were_not_used_for_long(autoslim: Comman
     assert {path.name for path in cache.rglob("*") if path.is_file() and path.name != "lock"} == {"new.pixels", "new"}
 
 
+@pytest.mark.parametrize("name", ["storage", "prepared"])
+def test_what_came_from_an_object_store_goes_as_a_whole(
+    name: str, autoslim: Command, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own-cache" / name
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(folder.parent))
+    for key, days in (("old", 40), ("new", 1)):
+        (folder / key / "deep").mkdir(parents=True)
+        # What a folder holds is as old as it is in the store.
+        for path in (folder / key / "deep" / "images", folder / key):
+            path.is_dir() or path.write_bytes(bytes(10_000))
+            os.utime(path, (time.time() - days * DAY,) * 2)
+    told = collect(autoslim, service, "--yes")
+    assert deleted(told) == {str(folder): "caches"}
+    assert told["bytes"] == 10_000
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["new"]
+
+
 def test_a_file_that_is_used_between_looking_and_deleting_stays(cache: Path) -> None:
     from autoslim.data.unused_cache import unused_files
 

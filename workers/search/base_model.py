@@ -11,7 +11,7 @@ import ray
 from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
-from autoslim.data import PreparedDataset, open_dataset
+from autoslim.data import PreparedDataset, open_reference
 from autoslim.report.dense_models import chance_warning
 from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training import BaseRequest, prepare_base
@@ -28,7 +28,7 @@ def _adapt(output: str, request: str, dataset: str, folder: str, threads: int) -
 
     torch.set_num_threads(threads)
     mirror = Mirror.of(output)
-    images = open_dataset(mirror.fetched(dataset))
+    images = open_reference(dataset)
     reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
     while True:
         try:
@@ -73,7 +73,7 @@ def adapt_dense_model(
         num_gpus=trial_resources(job).gpu,
         num_returns="streaming",
         name=f"{job.id} adapt {called}",
-    ).remote(mirror.address, request.to_json(), mirror.name(dataset.path), mirror.name(folder), trial_threads(job))
+    ).remote(mirror.address, request.to_json(), dataset.reference, mirror.name(folder), trial_threads(job))
     console.on_step(called)
     last = ""
     with unwrapped_task_errors(f"the {called} could not be prepared"):

@@ -29,7 +29,7 @@ from autoslim.store import JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.progress.console import Console
-from workers.progress.cost import cost_of, folder_size, output_size, spent_seconds
+from workers.progress.cost import cost_of, output_size, spent_seconds
 from workers.progress.cost_recorder import CostRecorder, handover_recorded
 from workers.progress.eta import EtaEstimator
 from workers.progress.metrics import SearchMetrics, ray_gauges
@@ -121,7 +121,7 @@ def _run_locked(
     # Of an output in a store only what is handed over is on this machine's disk, too.
     output.claim(need=_peak_bytes(prepared) if job.output_uri is None else 0, resume=resume)
     output.write_job(job)
-    _keep_images(prepared, kept, console)
+    prepared = _with_kept_images(prepared, kept, console)
     if busy := busy_machine(job):
         console.write(busy)
     try:
@@ -135,13 +135,15 @@ def _run_locked(
         raise
 
 
-def _keep_images(prepared: PreparedSearch, kept: KeptOutput, console: Console) -> None:
-    """Puts the prepared images into the store, from where each node brings them once."""
+def _with_kept_images(prepared: PreparedSearch, kept: KeptOutput, console: Console) -> PreparedSearch:
+    """With prepared images that each node brings from the store once, where it cannot prepare them by itself."""
+    mirror = kept.mirror
+    if mirror.uri is None:
+        return prepared
     kept.keep()
-    for images in filter(None, (prepared.dataset, prepared.probe)):
-        if not kept.mirror.has(images.path):
-            console.on_message(f"{folder_size(images.path) / 1e6:,.0f} MB of prepared images go to {kept.mirror.uri}")
-            kept.mirror.keep(images.path)
+    console.on_step(f"keeping the prepared images in {mirror.uri}")
+    probe = None if prepared.probe is None else prepared.probe.kept_in(mirror)
+    return dataclasses.replace(prepared, dataset=prepared.dataset.kept_in(mirror), probe=probe)
 
 
 def _peak_bytes(prepared: PreparedSearch) -> int:
@@ -395,7 +397,7 @@ def _common_config(prepared: PreparedSearch) -> dict[str, object]:
     return {
         "job_id": job.id,
         "output_uri": prepared.mirror.address,
-        "dataset_folder": prepared.mirror.name(prepared.dataset.path),
+        "dataset": prepared.dataset.reference,
         "ranks": trial_ranks(job),
         # A trial's CPUs are shared by its ranks.
         "torch_threads": max(1, trial_threads(job) // trial_ranks(job)),

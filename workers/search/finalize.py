@@ -15,7 +15,7 @@ from autoslim.core.record import OPTIONAL
 from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import eligible
-from autoslim.data import PreparedDataset
+from autoslim.data import PreparedDataset, open_reference
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import Handover, HoldoutResults, Provenance, RequestedBudget, complete_folder, relabel_folder
@@ -67,10 +67,12 @@ class SelectedModel(Measurements):
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _evaluate(output: str, folder: str, dataset: str, split: str, compared: dict[str, str]) -> str:
+def _evaluate(output: str, folder: str, dataset: str, split: str, dense: str | None, probe: str | None) -> str:
+    """`dataset` and `probe` are references."""
     mirror = Mirror.of(output)
-    others = {which: mirror.fetched(name) for which, name in compared.items()}
-    return evaluate_in_subprocess(mirror.fetched(folder), mirror.fetched(dataset), split, **others).to_json()
+    compared = {} if dense is None else {"dense": mirror.fetched(dense)}
+    compared |= {} if probe is None else {"probe": open_reference(probe).path}
+    return evaluate_in_subprocess(mirror.fetched(folder), open_reference(dataset).path, split, **compared).to_json()
 
 
 def evaluate_folders(
@@ -80,11 +82,12 @@ def evaluate_folders(
     split: str,
     resources: Resources,
     job: str,
-    compared: Mapping[str, Mapping[str, Path]] | None = None,
+    compared: Mapping[str, Path] | None = None,
+    probe: PreparedDataset | None = None,
     mirror: Mirror = NO_MIRROR,
 ) -> list[HoldoutResult]:
-    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. `compared` has by
-    the same names what features are compared with, the arguments `dense` and `probe` of `evaluate_in_subprocess`.
+    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. For models of features
+    `compared` has by the same names the folders of the dense models, and `probe` is the labelled set of `evaluate_in_subprocess`.
 
     Raises:
         JobError: a folder does not load, or loads only with the search's packages.
@@ -93,9 +96,10 @@ def evaluate_folders(
         _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
             mirror.address,
             mirror.name(folder),
-            mirror.name(dataset.path),
+            dataset.reference,
             split,
-            {which: mirror.name(path) for which, path in (compared or {}).get(name, {}).items()},
+            None if compared is None else mirror.name(compared[name]),
+            None if probe is None else probe.reference,
         )
         for name, folder in folders.items()
     ]
@@ -194,14 +198,15 @@ def _evaluate_all(
     """Of each selection beside its dense model, by its label. All folders at once, so that the cluster evaluates them side by side."""
     starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
     named = dict(zip([selection.label for selection in selections], folders, strict=True))
-    compared: dict[str, dict[str, Path]] = {}
+    compared: dict[str, Path] | None = None
     if job.dataset.labelled:
         named |= {name: dense.folder(model) for model, name in starts.items()}
     else:
-        probed = {} if probe is None else {"probe": probe.path}
-        compared = {one.label: {"dense": dense.folder(one.result.recipe.model), **probed} for one in selections}
+        compared = {one.label: dense.folder(one.result.recipe.model) for one in selections}
     resources = job.resources or Resources()
-    found = evaluate_folders(named, dataset, split="test", resources=resources, job=job.id, compared=compared, mirror=mirror)
+    found = evaluate_folders(
+        named, dataset, split="test", resources=resources, job=job.id, compared=compared, probe=probe, mirror=mirror
+    )
     evaluated = dict(zip(named, found, strict=True))
     return {
         one.label: HoldoutResults(

@@ -8,7 +8,7 @@ import ray
 
 from autoslim.core.accuracy_drop import AccuracyDrop
 from autoslim.core.result import BaseFacts, TrialResult
-from autoslim.data import open_dataset
+from autoslim.data import open_reference
 from autoslim.search import Explanation, explain_floor
 from autoslim.storage.mirror import Mirror
 from autoslim.training.comparison import measure_drops
@@ -20,7 +20,7 @@ from workers.search.resources import trial_resources
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
 def _measure(output: str, folder: str, dense: str, dataset: str, allowed: float) -> list[str]:
     mirror = Mirror.of(output)
-    images = open_dataset(mirror.fetched(dataset))
+    images = open_reference(dataset)
     return [drop.to_json() for drop in measure_drops(mirror.fetched(folder), mirror.fetched(dense), images, allowed=allowed)]
 
 
@@ -45,7 +45,7 @@ def explain_goal(
         prepared.mirror.address,
         prepared.mirror.name(prepared.output.root / selected.artifact),
         prepared.mirror.name(dense),
-        prepared.mirror.name(prepared.dataset.path),
+        prepared.dataset.reference,
         facts.dense_accuracy - goal.floor(facts.dense_accuracy).least,
     )
     with unwrapped_task_errors("the goal's model could not be compared with the dense one"):

@@ -16,6 +16,7 @@ from ray import tune
 from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.cost import LatencyTable
+from autoslim.data import open_reference
 from autoslim.errors import PreemptedError, RankLostError, StorageError, TrialError, UnavailableError
 from autoslim.storage.mirror import Mirror
 from autoslim.training import TrialContext, run_trial
@@ -30,7 +31,7 @@ _CONTEXT_KEYS = (
     "output_uri",
     "base_folder",
     "teacher_folder",
-    "dataset_folder",
+    "dataset",
     "shared_folder",
     "shared_training",
     "latency_table",
@@ -58,7 +59,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
         mirror = Mirror.of(config["output_uri"])
-        base, dataset = mirror.fetched(config["base_folder"]), mirror.fetched(config["dataset_folder"])
+        base, dataset = mirror.fetched(config["base_folder"]), open_reference(config["dataset"]).path
         teacher = mirror.fetched(config["teacher_folder"]) if config["teacher_folder"] else None
         ranks = int(config["ranks"])
         self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher) if ranks > 1 else None
@@ -173,11 +174,11 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path | str, target: str
 
     A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `target` (the label of a
     budget, or `free`). `common` has the keys that are the same for all trials of a search that slim one dense model: `job_id`, the folders
-    of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), of the images (`dataset_folder`) and
-    of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work (`shared_training`), the number of
-    processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), and the file of the latency table or ""
-    (`latency_table`). With the `output_uri` of a search without a shared file system, paths are relative to the output (`Mirror.name`);
-    with "" they mean the same on every node.
+    of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), and of results that trials share
+    (`shared_folder`), the reference of the images (`dataset`), the TrainingSettings (JSON) of such shared work (`shared_training`), the
+    number of processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), and the file of the latency table
+    or "" (`latency_table`). With the `output_uri` of a search without a shared file system, folders are relative to the output
+    (`Mirror.name`); with "" they mean the same on every node.
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

@@ -48,7 +48,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "base_folder": str(root / "base"),
         "teacher_folder": "",
         "output_uri": "",
-        "dataset_folder": str(dataset.path),
+        "dataset": dataset.reference,
         "ranks": 1,
         "torch_threads": 1,
         "shared_folder": str(root / "shared"),
