@@ -102,8 +102,8 @@ def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], N
 
 
 def open_reference(text: str) -> PreparedDataset:
-    """The data set that `PreparedDataset.reference` names: opened, or where this node does not have it yet prepared from an object store, or
-    brought from the output that it is kept in.
+    """The data set that `PreparedDataset.reference` names: opened, or where this node does not have it yet, prepared from an object store
+    or brought from the output that it is kept in.
 
     Raises:
         DatasetError: it is not there, or the files at its URI have changed.

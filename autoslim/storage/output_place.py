@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Self
 
-from autoslim.errors import RequestError
+from autoslim.errors import RequestError, StorageError
 from autoslim.storage.mirror import Mirror
-from autoslim.storage.uri import is_uri
+from autoslim.storage.uri import FORMS, Scheme, is_uri
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,17 @@ class OutputPlace:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> Self:
-        """Raises StorageError for a URI that is not allowed."""
+        """Raises StorageError for a URI that is not allowed, and for one of the Hugging Face hub: each file there would be a commit, of
+        which a search has thousands."""
         written = os.fspath(text)
         if not is_uri(written):
             return cls(Path(written).absolute())
         mirror = Mirror.of(written)
+        if mirror.uri is not None and mirror.uri.scheme is Scheme.HUGGING_FACE:
+            others = ", ".join(form for scheme, form in FORMS.items() if scheme is not Scheme.HUGGING_FACE)
+            raise StorageError(
+                f"the output is {mirror.uri}, where each file is a commit; allowed: {others}; `autoslim push` puts a finished model there"
+            )
         return cls(mirror.root, mirror.address)
 
 
