@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autoslim.core.user_cache import cache_folder
+from autoslim.errors import StorageError
 from autoslim.storage.download import fetch
+from autoslim.storage.listing import stat
+from autoslim.storage.objects import objects_below
 from autoslim.storage.upload import upload_file
 from autoslim.storage.uri import StorageUri, is_uri
 
@@ -23,13 +26,14 @@ def model_folder(text: str, *, writes: bool = False) -> Iterator[Path]:
     the configuration last.
 
     Raises:
-        StorageError, UnavailableError: where the store cannot be read or written.
+        StorageError, UnavailableError: where the store cannot be read or written, or the URI is no model's.
         OutputError: where the cache cannot be written.
     """
     if not is_uri(text):
         yield Path(text)
         return
     uri = StorageUri.parse(text)
+    _check_is_model(uri)
     fetched = fetch(uri, cache_folder()).path
     if not writes:
         yield fetched
@@ -43,6 +47,16 @@ def model_folder(text: str, *, writes: bool = False) -> Iterator[Path]:
         changed = [name for name, stamp in _stamps(copy).items() if before.get(name) != stamp]
         for name in sorted(changed, key=lambda name: name == _CONFIG):
             upload_file(copy / name, uri / name)
+
+
+def _check_is_model(uri: StorageUri) -> None:
+    """Before everything at the URI is fetched, which may be a whole search."""
+    if stat(uri / _CONFIG) is None:
+        names = {
+            info.path.removeprefix(f"{uri.path}/models/").split("/")[0] for info in objects_below(uri / "models", recursive=True)
+        }
+        models = ", ".join(f"{uri}/models/{name}" for name in sorted(names))
+        raise StorageError(f"{uri} holds no model: it has no {_CONFIG}{f'; allowed: {models}' if models else ''}")
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int, int]]:

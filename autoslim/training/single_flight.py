@@ -49,7 +49,7 @@ def single_flight(
     while True:
         found = read()
         if found is not None:
-            if not mirror.has(folder):
+            if mirror.uri is not None and not mirror.has(folder):
                 # The node has it of an output that was deleted since.
                 keep_result(folder, mirror)
             return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autoslim.errors import StorageError
 from autoslim.storage import model_folder as module
 from autoslim.storage.model_folder import model_folder
 
@@ -52,3 +53,16 @@ def test_nothing_goes_back_after_an_error(model: Path) -> None:
         (folder / "config.json").write_text("half")
         raise RuntimeError
     assert (model / "config.json").read_text() == "config.json as it was"
+
+
+def test_of_a_search_its_models_are_named_and_nothing_is_fetched(model: Path, tmp_path: Path) -> None:
+    model.rename(model.parent / "run")
+    (model.parent / "run" / "models" / "50%").mkdir(parents=True)
+    (model.parent / "run" / "config.json").rename(model.parent / "run" / "models" / "50%" / "config.json")
+    uri = (model.parent / "run").as_uri()
+    with (
+        pytest.raises(StorageError, match=f"{uri} holds no model: it has no config.json; allowed: {uri}/models/50%"),
+        model_folder(uri),
+    ):
+        pass
+    assert not (tmp_path / "cache").exists()

@@ -218,5 +218,15 @@ def read_kept_job(uri: str) -> SearchJob:
 
 
 def read_job(folder: Path, uri: str | None) -> SearchJob:
-    """The job of a search that is to be resumed: of the output at `uri`, or without one of that in `folder`."""
-    return RunFolder(folder).read_job() if uri is None else read_kept_job(uri)
+    """The job of a search that is to be resumed: of the output at `uri`, or without one of that in `folder`.
+
+    Raises:
+        OutputError: where there is none, or the folder is a copy of an output that lies at a URI.
+        StorageError, UnavailableError: where the store cannot be read.
+    """
+    if uri is not None:
+        return read_kept_job(uri)
+    job = RunFolder(folder).read_job()
+    if job.output_uri is not None:
+        raise OutputError(f"{folder} has a part of the search at {job.output_uri}; give that URI instead of the folder")
+    return job

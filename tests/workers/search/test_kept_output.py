@@ -19,7 +19,7 @@ from autoslim.storage import mirror
 from autoslim.storage.lease import StorageLease
 from autoslim.storage.mirror import Mirror
 from autoslim.store import Store
-from workers.search.kept_output import kept_output, read_kept_job, viewed_folder
+from workers.search.kept_output import kept_output, read_job, read_kept_job, viewed_folder
 
 
 @pytest.fixture
@@ -141,3 +141,10 @@ def test_without_a_uri_nothing_is_kept_elsewhere(tmp_path: Path) -> None:
         kept.on_trial_end(make_result(0), "50%")
         assert kept.mirror.uri is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_an_output_at_a_uri_is_not_resumed_as_a_folder(uri: str, on_machine) -> None:
+    job = job_at(uri)
+    run_trial(job, 0, resume=False)
+    with pytest.raises(OutputError, match=f"has a part of the search at {uri}"):
+        read_job(Path(job.output), None)
