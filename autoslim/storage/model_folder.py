@@ -12,7 +12,7 @@ from pathlib import Path
 from autoslim.core.user_cache import cache_folder
 from autoslim.errors import StorageError
 from autoslim.storage.download import fetch
-from autoslim.storage.listing import stat
+from autoslim.storage.listing import look, stat
 from autoslim.storage.objects import objects_below
 from autoslim.storage.upload import upload_file
 from autoslim.storage.uri import StorageUri, is_uri
@@ -34,7 +34,7 @@ def model_folder(text: str, *, writes: bool = False) -> Iterator[Path]:
         return
     uri = StorageUri.parse(text)
     _check_is_model(uri)
-    fetched = fetch(uri, cache_folder()).path
+    fetched = fetch(look(uri), cache_folder())
     if not writes:
         yield fetched
         return

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from helpers.marks import CI_ONLY
 from torch import Tensor
 
 from autoslim.core.recipe import Recipe
@@ -30,11 +31,17 @@ def machines(tmp_path: Path) -> tuple[Mirror, Mirror]:
     return Mirror(tmp_path / "first", store), Mirror(tmp_path / "second", store)
 
 
+@pytest.mark.parametrize("method", [pytest.param("merge", marks=CI_ONLY)])
 def test_a_trial_goes_on_on_another_machine_and_gives_the_undisturbed_model(
-    machines: tuple[Mirror, Mirror], context: TrialContext, make_recipe: Callable[..., Recipe], drain: Drain, tmp_path: Path
+    method: str,
+    machines: tuple[Mirror, Mirror],
+    context: TrialContext,
+    make_recipe: Callable[..., Recipe],
+    drain: Drain,
+    tmp_path: Path,
 ) -> None:
     first, second = machines
-    recipe = make_recipe("merge", epochs=2.0)
+    recipe = make_recipe(method, epochs=2.0)
     expected, outcome = drain(run_trial(recipe, context, tmp_path / "undisturbed"))
 
     # The first machine is lost after an epoch.

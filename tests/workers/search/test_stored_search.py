@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from autoslim.api.front import Front
 from autoslim.core.result import TrialState
 from autoslim.export.artifact import load
-from autoslim.storage import StorageUri, fetch, list_files
+from autoslim.storage import StorageUri, fetch, list_files, look
 from autoslim.storage.mirror import work_folder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("no_search_is_left")]
@@ -70,7 +70,7 @@ def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_pat
     names = {file.name for file in list_files(store)}
     assert {"job.json", "autoslim.db", "report.html", "trials.parquet", "models/50%/config.json"} <= names
     assert not [name for name in names if name.endswith("checkpoint.tar") or name.startswith(".leases/")]
-    model = fetch(store / "models/50%", tmp_path / "reader").path
+    model = fetch(look(store / "models/50%"), tmp_path / "reader")
     load(model)
     assert json.loads((model / "config.json").read_text())["accuracy"]
 
