@@ -89,6 +89,9 @@ def _gather(listing: Listing, path: Path, tell: Callable[[str], None] | None) ->
     """Brings the files to `path`, or below it where it is a folder; those that are there with their size are taken as they are."""
     uri, root = listing.uri, path if listing.is_folder else path.parent
     root.mkdir(parents=True, exist_ok=True)
+    for left in root.rglob(".*.partial"):
+        # Of a killed process; a file is begun anew.
+        left.unlink()
     wanted = [file for file in listing.files if not _is_there(root, file, uri)]
     size, free = sum(file.size for file in wanted), shutil.disk_usage(root).free
     if size > free:

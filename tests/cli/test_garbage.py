@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import time
@@ -183,22 +184,20 @@ def test_files_of_the_cache_go_when_they_were_not_used_for_long(autoslim: Comman
     assert {path.name for path in cache.rglob("*") if path.is_file() and path.name != "lock"} == {"new.pixels", "new"}
 
 
-@pytest.mark.parametrize("name", ["storage", "prepared"])
 def test_what_came_from_an_object_store_goes_as_a_whole(
-    name: str, autoslim: Command, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    autoslim: Command, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "own-cache" / name
-    monkeypatch.setenv("AUTOSLIM_CACHE", str(folder.parent))
-    for key, days in (("old", 40), ("new", 1)):
-        (folder / key / "deep").mkdir(parents=True)
-        # What a folder holds is as old as it is in the store.
-        for path in (folder / key / "deep" / "images", folder / key):
-            path.is_dir() or path.write_bytes(bytes(10_000))
-            os.utime(path, (time.time() - days * DAY,) * 2)
+    cache = tmp_path / "own-cache"
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(cache))
+    for folder, days in itertools.product(("storage", "prepared"), (40, 1)):
+        path = cache / folder / f"{days} days" / "deep" / "images"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(10_000))
+        os.utime(path.parents[1], (time.time() - days * DAY,) * 2)
     told = collect(autoslim, service, "--yes")
-    assert deleted(told) == {str(folder): "caches"}
-    assert told["bytes"] == 10_000
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["new"]
+    assert deleted(told) == {str(cache / "storage"): "caches", str(cache / "prepared"): "caches"}
+    assert told["bytes"] == 20_000
+    assert sorted(path.parents[1].name for path in cache.rglob("images")) == ["1 days", "1 days"]
 
 
 def test_a_file_that_is_used_between_looking_and_deleting_stays(cache: Path) -> None:

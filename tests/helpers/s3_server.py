@@ -55,7 +55,9 @@ def make_bucket(endpoint: str) -> str:
 
 
 def send(method: str, url: str, data: bytes | None = None) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, data=data, method=method), timeout=30).close()
+    # Flask would read data without a type as a form.
+    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "text/plain"})
+    urllib.request.urlopen(request, timeout=30).close()
 
 
 def _wait(process: subprocess.Popen[bytes], endpoint: str) -> None:

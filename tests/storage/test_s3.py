@@ -10,7 +10,7 @@ from helpers.marks import CI_ONLY
 from helpers.s3_server import SECRET, send
 
 from autoslim.errors import StorageError, UnavailableError
-from autoslim.storage import StorageUri, fetch, look, open_file, stat, upload_folder
+from autoslim.storage import StorageUri, fetch, file_systems, look, open_file, stat, upload_folder
 
 pytestmark = CI_ONLY
 
@@ -62,5 +62,6 @@ def test_credentials_that_are_not_allowed_are_said_and_not_repeated(bucket: str,
 
 def test_a_server_that_does_not_answer_is_said(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(file_systems, "_ATTEMPTS", 1)
     with pytest.raises(UnavailableError, match=r"the store does not answer .*check the network and AWS_ENDPOINT_URL"):
         look(StorageUri.parse("s3://of-another-server/x"))
