@@ -31,7 +31,7 @@ def machines(tmp_path: Path) -> tuple[Mirror, Mirror]:
     return Mirror(tmp_path / "first", store), Mirror(tmp_path / "second", store)
 
 
-@pytest.mark.parametrize("method", [pytest.param("merge", marks=CI_ONLY)])
+@pytest.mark.parametrize("method", [pytest.param("merge", marks=CI_ONLY), pytest.param("vit_slim", marks=pytest.mark.slow)])
 def test_a_trial_goes_on_on_another_machine_and_gives_the_undisturbed_model(
     method: str,
     machines: tuple[Mirror, Mirror],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.s3_server import SECRET
 from helpers.workers_command import SEARCH, Search
 from ray.cluster_utils import Cluster
 
@@ -45,7 +46,7 @@ def ended(uri: str) -> dict[int, float | None]:
 def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"s3://{bucket}/runs/digits"
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "desk"))
-    first = Search(*AT_50, *PLAIN, "--address", nodes.address, "--trials", "4", "--output", uri)
+    first = Search(*AT_50, *PLAIN, "--address", nodes.address, "--trials", "3", "--output", uri)
     first.read_until(lambda line: " ends: " in line)
     # The end of a trial is in the store before the next one is given out.
     first.read_until(lambda line: "trial 2" in line and " starts: " in line)
@@ -63,13 +64,18 @@ def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_pat
 
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "reader"))
     front = Front.open(uri)
-    assert [trial.state for trial in front.trials] == [TrialState.COMPLETE] * 4
+    assert [trial.state for trial in front.trials] == [TrialState.COMPLETE] * 3
     assert {number: ended(uri)[number] for number in before} == before
 
     store = StorageUri.parse(uri)
     names = {file.name for file in list_files(store)}
     assert {"job.json", "autoslim.db", "report.html", "trials.parquet", "models/50%/config.json"} <= names
     assert not [name for name in names if name.endswith("checkpoint.tar") or name.startswith(".leases/")]
+    # Credentials are in the environment alone.
+    assert SECRET not in first.text + second.text
+    for name in ("desk", "laptop", "north", "south"):
+        written = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
     model = fetch(look(store / "models/50%"), tmp_path / "reader")
     load(model)
     assert json.loads((model / "config.json").read_text())["accuracy"]
