@@ -146,14 +146,16 @@ class Mirror:
 
     def keep_files(self, folder: Path, beginning: str) -> None:
         """`keep_file` of those in a folder whose names begin so."""
-        for path in folder.glob(f"{beginning}*") if self.uri is not None else ():
-            self.keep_file(path)
+        if self.uri is not None:
+            for path in folder.glob(f"{beginning}*"):
+                self.keep_file(path)
 
     def fetch_files(self, folder: Path, beginning: str) -> None:
         """`fetch_file` of those in a folder whose names begin so."""
-        for info in objects_below(self._place(folder)) if self.uri is not None else ():
-            if info.base_name.startswith(beginning):
-                self.fetch_file(folder / info.base_name)
+        names = [] if self.uri is None else [info.base_name for info in objects_below(self._place(folder))]
+        for name in names:
+            if name.startswith(beginning):
+                self.fetch_file(folder / name)
 
     def publish(self, folder: Path, *, last: str) -> None:
         """Puts the files of a folder into the store for users, under their own names. `last` is there only while all others are."""
