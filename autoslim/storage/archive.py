@@ -22,7 +22,10 @@ _END = ".end"
 """The last member: an archive without it was cut off between two others, which its format would not show."""
 
 _BUFFER = 8 * 2**20
-"""Bytes that are written at once: a part of a multipart upload to S3 has at least five million."""
+"""Bytes that are read or written at once: each read of an object is a request, and a part of an upload to S3 has at least five million."""
+
+_BLOCK = 2**16
+"""Bytes that tarfile takes at once; with each file's head it copies what is left of them."""
 
 
 def pack_folder(folder: Path, uri: StorageUri) -> None:
@@ -35,7 +38,7 @@ def pack_folder(folder: Path, uri: StorageUri) -> None:
     with (
         explained(uri, "written"),
         replacing_object(uri) as stream,
-        tarfile.open(fileobj=stream, mode="w|", bufsize=_BUFFER, dereference=True) as archive,
+        tarfile.TarFile(fileobj=stream, mode="w", dereference=True, copybufsize=_BUFFER) as archive,
     ):
         for name in names:
             archive.add(folder / name, arcname=name, recursive=False, filter=_anonymous)
@@ -52,7 +55,7 @@ def unpack_folder(uri: StorageUri, destination: Path) -> bool:
         return False
     try:
         with publish_folder(destination) as partial:
-            with explained(uri, "read"), file_system(uri).open_input_stream(uri.path) as stream:
+            with explained(uri, "read"), file_system(uri).open_input_stream(uri.path, buffer_size=_BUFFER) as stream:
                 _extract(stream, partial)
             if not (partial / _END).is_file():
                 raise _CutOffError
@@ -69,7 +72,7 @@ class _CutOffError(Exception):
 
 def _extract(stream: IO[bytes], folder: Path) -> None:
     # Of what is cut off the last member is missing, by which it is noticed.
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as archive:
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK) as archive:
         # The filter refuses names that lead out of the folder, links and devices.
         archive.extractall(folder, filter="data")
 
