@@ -59,9 +59,9 @@ def list_files(uri: StorageUri) -> list[RemoteFile]:
         # Of a bucket that is not there the listing says so, and of a folder that is not there, too.
         infos = file_system(uri).get_file_info(FileSelector(uri.path, recursive=True))
         versions = _versions(uri)
-    start = len(uri.path.rstrip("/")) + 1
+    root = uri.path.rstrip("/") + "/"
     files = [
-        RemoteFile(info.path[start:], int(info.size), versions.get(info.path) or _time_of(info))
+        RemoteFile(info.path.removeprefix(root), int(info.size), versions.get(info.path) or _time_of(info))
         for info in infos
         if info.type == FileType.File and not _is_left(info.path)
     ]
