@@ -56,6 +56,7 @@ COMPARED = (
     ("patch_slimming_merging", "patch_slimming"),
     ("life_regression_merging", "life_regression"),
     ("width", "vit_slim"),
+    ("width", "random_units"),
     ("width+merge", "width"),
     ("width+patch_slimming", "width"),
 )
