@@ -26,6 +26,9 @@ TRAINING = TrainingSettings(lr=1e-3, batch_size=128, distillation=0.0, ema_decay
 """From scratch a ViT takes about twice the rate of fine-tuning. There is no teacher, and after some epochs an average of the weights
 would still hold the first ones."""
 
+SMALL_BATCH = 32
+"""Of the small models, which see few images: more steps."""
+
 SIZES = {"embed_dim": 192, "depth": 6, "num_heads": 3}
 """Those of vit-cifar10."""
 
@@ -63,9 +66,8 @@ def train_start(
     model = start_model(family, size)
     spec = DatasetSpec(source=str(source), validation_share=0.04, train_limit=images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
-    request = BaseRequest(
-        model=model, weights_digest="", dataset_digest=dataset.digest, training=TRAINING.replace(epochs=epochs), seed=0
-    )
+    training = TRAINING.replace(epochs=epochs, batch_size=TRAINING.batch_size if family == "vit" else SMALL_BATCH)
+    request = BaseRequest(model=model, weights_digest="", dataset_digest=dataset.digest, training=training, seed=0)
     for report in prepare_base(output / "model", request, dataset):
         print(
             f"epoch {report.epoch:g}: " + ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items()), flush=True
