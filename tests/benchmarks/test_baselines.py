@@ -60,7 +60,7 @@ CASES = list(itertools.product(CUTTING, MODELS))
 
 def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = None) -> SlimmedModel:
     """Solved onto `share` of the FLOPs and cut, not trained."""
-    method, plan, budget = BASELINES[name], Plan.dense(dense.shape), share_of_dense(dense.shape, share)
+    method, plan, budget = (METHODS | BASELINES)[name], Plan.dense(dense.shape), share_of_dense(dense.shape, share)
     solved = solve(method, dense.shape, plan, knobs or {}, budget).knobs
     settings = method.shared_settings(dense.shape, solved)
     shared = None if settings is None else drained(method.prepare(TinySharedTrainer(dense), settings))
@@ -238,7 +238,7 @@ def test_random_units_are_those_of_the_seed_in_the_widths_of_the_ranking():
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         found.append(finished("random_units", dense, 0.6))
-    own = slim("width", dense, share=0.6)
+    own = finished("width", dense, 0.6)
     assert found[0].plan == found[2].plan == own.plan
     ours: Any = own.model
     first, again, other = ([block.mlp.fc1.weight for block in blocks_of(one.model)] for one in found)
