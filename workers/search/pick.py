@@ -18,6 +18,7 @@ from autoslim.core.budget import Budget, format_flops
 from autoslim.core.files import move_folder
 from autoslim.core.folder_lock import FolderLock, FolderUse
 from autoslim.core.job import SearchJob
+from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts, EpochReport, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import Score
@@ -89,8 +90,8 @@ class _Surroundings:
 
 
 def pick(folder: Path, wish: Wish, *, tell: Callable[[str], None] | None = None) -> SelectedModel:
-    """The model of the wished trial, evaluated on the test images, exported and described in `models/<label>/`. `tell` gets a line for
-    each epoch of a fine-tuning; one that was interrupted is continued.
+    """The model of the wished trial, evaluated on the test images, exported and described in `models/<label>/`. `tell` gets a
+    line on what was found, and one for each epoch of a fine-tuning; one that was interrupted is continued.
 
     Raises:
         BudgetError: where no trial is such a one; names the nearest.
@@ -110,17 +111,29 @@ def _pick(output: RunFolder, job: SearchJob, wish: Wish, tell: Callable[[str], N
         # A latency holds for the machine that it was measured on, which need not be this one.
         raise RequestError(f"this search limits the latency ({job.limits.flags}), which is measured where its trials run")
     with store_of(output.root, job) as store:
-        base, results = store.job(job.id).base, store.trials(job.id)
+        stored, results = store.job(job.id), store.trials(job.id)
+    base = stored.base
     if base is None:
         raise OutputError(f"{output.root}: the search has not measured its dense model yet, and has no trial to pick")
     result, reason = wished_trial(results, base, wish, job)
     source = _source(output, result, destination, eligible(results, job.limits))
     budget = result.flops or 0 if wish.flops is None else Budget.parse(wish.flops).flops_of(base.dense_flops)
     selection = Selection(label=wish.label, budget=budget, result=result, reason=reason)
+    tell(_announced(result, wish, [label for label, number in stored.chosen.items() if number == result.number]))
     around = _surroundings(output, job, result, base, wish.goal)
     if wish.tune is None:
         return _publish(output, job, selection, around, source)
     return _tuned(output, job, selection, around, source, epochs=wish.tune, tell=tell)
+
+
+def _announced(result: TrialResult, wish: Wish, labels: list[str]) -> str:
+    """Which trial it is, and what is about to happen; `labels` are the budgets that the search has handed it over for."""
+    title = title_of(result.recipe.method, result.recipe.model)
+    same = f", the model of {', '.join(labels)}" if labels else ""
+    what = "evaluating and exporting it: a minute or two"
+    if wish.tune is not None:
+        what = f"fine-tuning it for {wish.tune:g} epochs, as long as these take, then evaluating and exporting it"
+    return f"{wish.label}: trial {result.number} ({title}) at {format_flops(result.flops or 0)}{same}; {what}"
 
 
 def _source(output: RunFolder, result: TrialResult, destination: Path, candidates: list[TrialResult]) -> Path:
