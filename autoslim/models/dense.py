@@ -253,6 +253,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model folder in timm's hub format. Raises RequestError with what is wrong."""
     expected = "expected timm's hub format (config.json and model.safetensors)"
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise RequestError(f"model folder {folder} does not exist; {expected}")
     if not path.is_file():
         raise RequestError(f"model folder {folder} has no config.json; {expected}")
     if path.stat().st_size > _MAX_CONFIG:
