@@ -12,10 +12,12 @@ from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import title_of
 from autoslim.core.result import ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.score import ACCURACY, Score
+from autoslim.core.score import Score
 from autoslim.core.selection import best_within, eligible
 from autoslim.errors import BudgetError
 from autoslim.export.artifact import load_config
+from autoslim.report.front_rows import front_rows
+from autoslim.report.text_table import html_table
 from autoslim.store import StoredJob, StoredTrial
 from autoslim.store.export import trials_table
 from autoslim.store.of_folder import store_of
@@ -141,11 +143,14 @@ class Front:
         ax.legend()
         return ax
 
+    def table(self, *, all_trials: bool = False) -> list[tuple[str, ...]]:
+        """Texts for people, heads first: the dense model and the trials on the front, cheapest first, or all trials."""
+        trials = self.trials if all_trials else tuple(self)
+        return front_rows(self.job, trials, folder=self.folder, validation_images=self.validation_images)
+
     def _repr_html_(self) -> str:
-        shown: Any = self.to_pandas()[["number", "method", "model", "flops", "flops_share", "params", "accuracy", "chosen"]]
-        # `model` says nothing where the search starts from one.
-        shown = shown.convert_dtypes().dropna(axis="columns", how="all").rename(columns={ACCURACY.name: self.score.name})
-        return str(shown.to_html(index=False, na_rep=""))
+        head, *rows = self.table()
+        return html_table(head, rows)
 
     def __repr__(self) -> str:
         points = ", ".join(

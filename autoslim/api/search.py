@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from autoslim.api.given import Data, Model, given_inputs
 from autoslim.api.settings import new_job, resumed_job, with_settings
 from autoslim.config import Commands
-from autoslim.core.budget import Budget, format_flops
+from autoslim.core.budget import Budget
 from autoslim.core.extras import needs_extra
 from autoslim.core.folder_lock import FolderUse, refuse_other_use
-from autoslim.core.recipe import title_of
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.score import SCORES
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import load
 from autoslim.progress.choice import python_display
@@ -25,10 +23,12 @@ from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
     from autoslim.api.front import Front
+    from autoslim.report.text_table import html_table
     from workers.search.finalize import SelectedModel
     from workers.search.model_line import describe_model
     from workers.search.notified import run_notified
     from workers.search.summary import Summary
+    from workers.search.summary_rows import summary_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,22 +73,8 @@ class SearchResult:
         return RunFolder(self.folder).report
 
     def _repr_html_(self) -> str:
-        summary, score = self.summary, SCORES[self.summary.score]
-        validation, test = summary.images.get("validation"), summary.images.get("test")
-        accuracies = (
-            f"validation {score.title}{score.interval_unit(validation)}",
-            f"test {score.title}{score.interval_unit(test)}",
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("budget", "method", "FLOPs", "of budget", "params", *accuracies))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (label, *_cells(model, summary))) + "</tr>"
-            for label, model in self.models.items()
-        )
-        return (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<p>Dense: {score.text(summary.dense_accuracy, 2)} on the validation images at {format_flops(summary.dense_flops)}. "
-            f"{escape(str(self.report()))}</p>"
-        )
+        heads, *rows = summary_rows(self.summary)
+        return f"{html_table(heads, rows)}<p>{escape(str(self.report()))}</p>"
 
     def __repr__(self) -> str:
         models = "; ".join(f"{label}: {describe_model(model, self.summary)}" for label, model in self.models.items())
@@ -145,15 +131,3 @@ def run_search(
 
 def _each(model: Model | Sequence[Model]) -> Sequence[Model]:
     return [model] if isinstance(model, str) or not isinstance(model, Sequence) else model
-
-
-def _cells(model: SelectedModel, summary: Summary) -> tuple[str, ...]:
-    score = SCORES[summary.score]
-    return (
-        title_of(model.method, model.model),
-        format_flops(model.flops or 0),
-        f"{model.budget_share:.1%}",
-        f"{(model.params or 0) / 1e6:.3g} M",
-        score.with_interval(model.accuracy or 0.0, summary.images.get("validation")),
-        score.with_interval(model.test_accuracy, summary.images.get("test")),
-    )
