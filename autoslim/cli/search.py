@@ -14,6 +14,7 @@ from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
 from autoslim.cli.resume import resumed_job
+from autoslim.cli.table import paragraph
 from autoslim.config import Commands
 from autoslim.core.run_folder import RunFolder
 from autoslim.progress.status import working
@@ -88,7 +89,8 @@ def plan(
         from autoslim.cli.plan import made_plan
 
         report = made_plan(job, display, as_json=json)
-    sys.stdout.write(f"{report}\n")
+    # Only now: while the display is there, stdout is no terminal.
+    sys.stdout.write((report if json else "\n".join(paragraph(line, indent=10) for line in report.splitlines())) + "\n")
 
 
 def sync_tracking(output: Path, *, as_json: bool = False) -> None:

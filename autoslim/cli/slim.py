@@ -12,7 +12,7 @@ from autoslim.cli import flags
 from autoslim.cli.load_line import load_line
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
-from autoslim.cli.table import columns, warning
+from autoslim.cli.table import columns, paragraph, warning
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import format_flops
@@ -158,10 +158,10 @@ def _render(slimmed: Slimmed) -> str:
     )
     lines = ["", *columns(rows), "", *map(warning, slimmed.marked_forms)]
     if slimmed.latency is not None:
-        lines.append(f"Latency    {slimmed.latency.describe()}")
+        lines.append(paragraph(f"Latency    {slimmed.latency.describe()}", indent=11))
     if slimmed.probe is not None:
         lines.append(f"Probe      {slimmed.probe.describe()}")
-    lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
+    lines += [paragraph(f"Files      {slimmed.folder} ({', '.join(slimmed.files)})", indent=11)]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
     lines.append(load_line(slimmed.folder))
