@@ -66,4 +66,4 @@ def rows_of(markup: str, caption: str) -> list[list[str]]:
 
 
 def plain(markup: str) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", "", markup))
+    return html.unescape(re.sub(r"<[^>]+>", "", markup)).replace("\N{NO-BREAK SPACE}", " ")
