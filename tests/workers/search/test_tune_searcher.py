@@ -46,7 +46,7 @@ def test_trials_that_wait_too_long_are_told_once_and_so_is_their_end(search):
     assert search.told == []
     for _ in range(3):
         search.step("TERMINATED", "PENDING", after=10)
-    assert search.told == ["waiting for a node: no trial runs, each takes 2 CPUs and 0.5 GPUs"]
+    assert search.told == ["no trial runs: waiting for a node with 2 CPUs and 0.5 GPUs free, or for a worker to start there"]
     for _ in range(3):
         search.step("TERMINATED", "RUNNING", "PENDING", after=10)
     assert search.told[1:] == [None]
