@@ -67,7 +67,7 @@ def _hand_over(summary: Summary) -> list[str]:
     found = summary.within_noise
     if found is None or any(model.trial == found.trial for model in summary.models):
         return []
-    return [f"Pick       autoslim pick {shlex.quote(summary.output)} --flops {found.flops}   # trial {found.trial}"]
+    return [f"Pick       autoslim pick {shlex.quote(summary.output)} --flops {found.flops}"]
 
 
 def _mlflow(uri: str) -> str:

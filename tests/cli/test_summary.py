@@ -121,7 +121,7 @@ def test_the_model_that_the_numbers_speak_for_is_named(within: WithinNoise, said
 
 
 def test_the_command_that_hands_that_model_over_stands_alone_where_no_budget_has_it() -> None:
-    assert lines_of(summary(within_noise=noise(5, 9)), "Pick") == ["Pick       autoslim pick out --flops 500000000   # trial 5"]
+    assert lines_of(summary(within_noise=noise(5, 9)), "Pick") == ["Pick       autoslim pick out --flops 500000000"]
     assert lines_of(summary(), "Pick") == []
 
 
