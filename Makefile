@@ -71,7 +71,7 @@ test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every exam
 	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest
 
 # A second start goes on with the cases that have no result in FAULTS_DIR yet.
-test-faults: $(STAMP) ## every fault and attack beside a real job, two hours on two cores, and the tests of single faults
+test-faults: $(STAMP) ## every fault and attack beside a real job, three hours on two cores, and the tests of single faults
 	$(BIN)/python -m pytest -p no:cacheprovider -m faults
 	$(BIN)/python benchmarks/service_faults.py --folder $(FAULTS_DIR)
 

@@ -8,6 +8,7 @@ AutoslimError
 │   ├── DatasetError               file, row, what was expected
 │   ├── SpaceError                 file, key, what is allowed
 │   ├── OutputError                the output folder cannot be written
+│   ├── StorageError               a URI of an object store: what is wrong with it, or why it cannot be read or written
 │   ├── SpecError                  `autoslim.config`: every field of a request that is wrong
 │   ├── NotFoundError              nothing of this id, or nothing that this tenant may see
 │   ├── IdempotencyError           a key that was used for another request
@@ -70,6 +71,10 @@ class SpaceError(RequestError):
 
 class OutputError(RequestError):
     """An output folder that cannot be written, is full, or belongs to another job."""
+
+
+class StorageError(RequestError):
+    """A URI of an object store that is not allowed, or a file or folder there that cannot be read or written. It names no credentials."""
 
 
 class NotFoundError(RequestError):

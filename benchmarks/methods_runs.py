@@ -35,6 +35,9 @@ TRAINING = TrainingSettings(lr=3e-4, distillation=0.9, temperature=2.0)
 START = "vit-cifar10"
 """The dense model: a folder of the data's, or a path."""
 
+IMAGES = "cifar10"
+"""The images: a folder of the data's."""
+
 # Images a second on one core: training steps of the dense model, and its forward passes.
 _TRAINED, _SEEN = 178, 512
 
@@ -47,6 +50,7 @@ class Settings(Record):
     epochs: float
     training: TrainingSettings
     start: str = START
+    source: str = IMAGES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,8 +114,8 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
 
 
 def _open_context(data: Path, output: Path, settings: Settings) -> TrialContext:
-    # 2,000 validation images: enough to compare settings, and a small part of a run's time.
-    spec = DatasetSpec(source=str(data / "cifar10"), validation_share=0.04, train_limit=settings.images or None)
+    # 2,000 validation images of CIFAR-10: enough to compare settings, and a small part of a run's time.
+    spec = DatasetSpec(source=str(data / settings.source), validation_share=0.04, train_limit=settings.images or None)
     dataset = prepare_dataset(spec, output / "cache", seed=0)
     context = TrialContext.open(
         base=data / settings.start, dataset=dataset.path, shared_folder=output / "shared", shared_training=_training(settings)

@@ -11,6 +11,9 @@ left then, and the same command goes on with it. The teacher's logits are comput
 
 --second-start is the same at 35 % on a model that was trained without patch dropout (`dense_start.py`; first, where --output has none):
 one that knows images with holes may care less about which patches it sees.
+
+--start takes the path of another dense model, such as one of another family (`dense_start.py --family`), and --source another data set
+that it is trained for.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 from dense_start import train_start
 from methods_report import Results, table
 from methods_rows import BASELINES, OURS, ROWS, VARIANTS, unknown_row
-from methods_runs import START, TRAINING, Settings, estimated_minutes, is_done
+from methods_runs import IMAGES, START, TRAINING, Settings, estimated_minutes, is_done
 from methods_schedule import BUDGETS, carry_out, planned, same_settings
 
 SECOND_BUDGETS = ("35%",)
@@ -34,6 +37,7 @@ SECOND_BUDGETS = ("35%",)
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--source", default=IMAGES, help="the images: a folder of the data's (default: %(default)s)")
     parser.add_argument("--images", type=int, help="training images, 0 for all (default: 10000)")
     parser.add_argument("--epochs", type=float, help="of every run, a method's own training included (default: 3)")
     parser.add_argument("--full", action="store_true", help="all images, 10 epochs, no limit of time")
@@ -52,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print the table of the finished runs, and start none")
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
-        parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
+        parser.error(f"AUTOSLIM_DATA must name the folder that holds {arguments.source}/ and the dense model")
     arguments.only = tuple(arguments.only.split(","))
     if (unknown := unknown_row(arguments.only)) is not None:
         allowed = (
@@ -73,7 +77,9 @@ def main() -> None:
     arguments = parse()
     data, output = Path(os.environ["AUTOSLIM_DATA"]).absolute(), arguments.output.absolute()
     start = str(output / "start" / "model") if arguments.second_start else arguments.start
-    settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=start)
+    if Path(start).is_dir():
+        start = str(Path(start).absolute())
+    settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=start, source=arguments.source)
     runs = planned(arguments.only, arguments.budgets, arguments.seeds, arguments.baseline_seeds)
     todo = [run for run in runs if not is_done(output, run)]
     minutes = [estimated_minutes(run, settings) for run in todo]
@@ -87,7 +93,7 @@ def main() -> None:
     began, left = time.monotonic(), 0
     if todo and not arguments.table:
         if arguments.second_start:
-            train_start(output / "start", data)
+            train_start(output / "start", data / settings.source)
         ends = time.monotonic() + 3600 * arguments.hours if arguments.hours else math.inf
         left = carry_out(todo, data, output, settings, arguments.processes, ends=ends)
     print(table(Results(output, runs), arguments.only, arguments.budgets))

@@ -7,7 +7,8 @@ model. When its first trial has ended, the fault happens; the user asks for the 
 again. The first two rows are the job without a fault. What a case has shown is in FOLDER/results.jsonl; a second start skips it.
 
 The exit code is 1 where a case breaks a rule: the job ends with its model (or, after some faults, says why not), no finished trial is lost
-or counted twice, one submit makes one job, no process is left. A case that needs what this machine does not have is skipped and named.
+or counted twice, one submit makes one job, no process is left, and the job takes at most 1.5 times as long as undisturbed, but for the
+cases that give a reason (`Case.slow`). A case that needs what this machine does not have is skipped and named.
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 from faults import attacks, beside, cluster, kills, network, surroundings, takeovers, tracking  # noqa: E402
 from faults.case import Case, MissingError, Stage  # noqa: E402
 from faults.service import left_behind  # noqa: E402
-from faults.user import User  # noqa: E402
+from faults.user import LASTING, User  # noqa: E402
 
 UNDISTURBED = [Case(name, lambda stage: "") for name in ("none", "none, once more")]
 _PARTS = (kills, takeovers, surroundings, network, cluster, tracking, beside, attacks)
 CASES = [*UNDISTURBED, *(case for part in _PARTS for case in part.CASES)]
+LONGEST = 1.5
+"""Wall time over that of the undisturbed job."""
 
 
 def play(case: Case, folder: Path) -> dict[str, Any]:
     """What the table has of a case."""
     with case.host(folder) as service:
         mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
-        user = User(service.url, mine)
+        user = User(service.url, mine, spec=LASTING)
         user.submit()
         if not case.early:
             user.until_trials(1)
@@ -54,8 +57,15 @@ def play(case: Case, folder: Path) -> dict[str, Any]:
     return row | dataclasses.asdict(verdict) | {"commit": _commit(), "at": datetime.date.today().isoformat()}
 
 
-def broken_rules(row: dict[str, Any], case: Case) -> list[str]:
-    """What must not be, of what a case has shown."""
+def undisturbed(rows: Iterable[dict[str, Any]]) -> float | None:
+    """Seconds of the job without a fault, where it was measured."""
+    alone = [row["seconds"] for row in rows if row["case"] in {case.name for case in UNDISTURBED}]
+    return sum(alone) / len(alone) if alone else None
+
+
+def broken_rules(row: dict[str, Any], case: Case, alone: float | None) -> list[str]:
+    """What must not be, of what a case has shown; `alone` is what the undisturbed job takes, without which the time is not judged."""
+    times = row["seconds"] / alone if alone else 0.0
     said_why = case.may_fail and row["state"] == "FAILED" and bool(row["told"])
     # A job without its model counts as lost.
     lost = row["lost"] - said_why
@@ -64,6 +74,7 @@ def broken_rules(row: dict[str, Any], case: Case) -> list[str]:
         f"lost: {lost}": lost == 0,
         f"doubled: {row['doubled']}": row["doubled"] == 0,
         f"processes left: {row['left']}": row["left"] == 0,
+        f"{times:.2f} times as long as undisturbed, allowed: {LONGEST}": times <= LONGEST or bool(case.slow),
     }
     return [problem for problem, kept in rules.items() if not kept]
 
@@ -82,18 +93,24 @@ _HEAD = (
     "processes left",
     "job, s",
     "over undisturbed, s",
+    "times undisturbed",
     "the user was told",
     "others were told",
 )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    alone = [row["seconds"] for row in rows if row["case"] in {case.name for case in UNDISTURBED}]
+    alone, slow = undisturbed(rows), {case.name: case.slow for case in CASES}
     lines = [_line(_HEAD), "|---" * len(_HEAD) + "|"]
     for row in rows:
-        over = f"{row['seconds'] - sum(alone) / len(alone):+.0f}" if alone else ""
+        over = times = ""
+        if alone:
+            over, times = f"{row['seconds'] - alone:+.0f}", f"{row['seconds'] / alone:.2f}"
+            if row["seconds"] > LONGEST * alone:
+                times += f": {slow[row['case']]}" if slow.get(row["case"]) else ": **too long**"
         counted = (row[name] for name in ("case", "state", "attempts", "lost", "doubled", "left"))
-        lines.append(_line((*counted, f"{row['seconds']:.0f}", over, "<br>".join(row["told"]) or "nothing", row["others"])))
+        told = "<br>".join(row["told"]) or "nothing"
+        lines.append(_line((*counted, f"{row['seconds']:.0f}", over, times, told, row["others"])))
     return "\n".join(lines)
 
 
@@ -131,7 +148,11 @@ def main() -> int:
             with file.open("a") as results:
                 results.write(json.dumps(row) + "\n")
             known[case.name] = row
-        if broken := broken_rules(known[case.name], case):
+    alone = undisturbed(known.values())
+    if alone is None:
+        print(f"wall times are not judged: {file} has no row of the undisturbed job", file=sys.stderr)
+    for case in cases:
+        if case.name in known and (broken := broken_rules(known[case.name], case, alone)):
             problems[case.name] = "; ".join(broken)
     rows = [known[case.name] for case in CASES if case.name in known]
     print(table(rows))

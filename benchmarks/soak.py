@@ -1,14 +1,18 @@
 """Does a service stay as it is over many jobs with faults? Memory, open files, disk and database, and what became of every job.
 
-    python benchmarks/soak.py [--jobs 200] [--faults 0.3] [--keep 20] [--seed 0] [--folder runs/soak]
+    python benchmarks/soak.py [--jobs 200] [--hours 2] [--faults 0.3] [--keep 20] [--seed 0] [--folder runs/soak]
 
 One `autoslim serve` on loopback and one small job after the other, each a real search over scikit-learn's digits. A share of them, drawn
 by the seed, meets a fault of `faults/kills.py` when its first trial has ended. A job is deleted when `--keep` later ones have ended, as an
 operator's retention does, so that nothing has a reason to grow. After each job a row is written to FOLDER/rows.jsonl; a second start goes
-on after the last row, with the same service folder.
+on after the last row, with the same service folder, and `--hours` ends a call between two jobs.
+
+A job is as small as a search can be: two trials of one epoch, one after the other, in one process for trials, and its runs go to one SQLite
+file of MLflow's, since making such a file is work for seconds. What is left of its time is the start of its processes.
 
 The exit code is 1 where a job did not end with its model, something was lost or doubled, or a size was larger in the last fifth of the
-jobs than in the second fifth by more than its margin. The first fifth is left out: caches fill.
+jobs than in the second fifth by more than its margin. The first fifth is left out: caches fill. A call that ends before the last job
+judges the jobs so far.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import random
 import shutil
@@ -39,7 +44,7 @@ from faults.case import Stage  # noqa: E402
 from faults.service import Service, belongs, until  # noqa: E402
 from faults.user import SPEC, User  # noqa: E402
 
-_SMALL = SPEC | {"trials": 2, "epochs": 1.0}
+_SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
 _FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
 _NONE = "none"
 
@@ -65,6 +70,13 @@ def measured(service: Service, scratch: Path) -> dict[str, int]:
         sizes |= {f"{name}_bytes": process.memory_info().rss, f"{name}_files": process.num_fds()}
     database = sum(path.stat().st_size for path in service.root.glob("autoslim.db*"))
     return sizes | {"database_bytes": database, "root_bytes": _bytes(service.root) - database, "ray_bytes": _bytes(scratch)}
+
+
+def running_service(folder: Path, scratch: Path) -> contextlib.AbstractContextManager[Service]:
+    """One trial at a time: a second process for trials would take as long to start as the job."""
+    environment = {"RAY_TMPDIR": str(scratch), "AUTOSLIM_CONCURRENCY": "1"}
+    tracking = ("--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}")
+    return Service(folder, options=tracking, environment=environment).running()
 
 
 def _bytes(folder: Path) -> int:
@@ -155,6 +167,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"{len(rows)} jobs: {', '.join(f'{count} {state}' for state, count in states.items())}; {happened.total()} faults, "
         f"{sum(row['lost'] for row in rows)} lost, {sum(row['doubled'] for row in rows)} doubled, "
         f"{sum(row['attempts'] for row in rows)} attempts, {sum(row['seconds'] for row in rows) / 3600:.1f} h",
+        f"seconds of a job without a fault, medians: {_phases(rows)}",
         "",
         "| size | second fifth | last fifth | most |",
         "|---|---|---|---|",
@@ -166,6 +179,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "| fault | times |", "|---|---|", *(f"| {name} | {n} |" for name, n in happened.most_common())])
 
 
+def _phases(rows: Sequence[dict[str, Any]]) -> str:
+    """What a job waits for, by its states."""
+    alone = [row for row in rows if row["fault"] == _NONE]
+    if not alone:
+        return "none"
+    states = {state: None for row in alone for state in row["phases"]}
+    parts = {state: statistics.median(row["phases"].get(state, 0.0) for row in alone) for state in states}
+    return f"{_median(alone, 'seconds'):.0f} ({', '.join(f'{state} {seconds:.0f}' for state, seconds in parts.items())})"
+
+
 def _shown(name: str, value: float) -> str:
     return f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.0f}"
 
@@ -173,6 +196,7 @@ def _shown(name: str, value: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--hours", type=float, default=math.inf, help="no job is begun after so long; the next call goes on")
     parser.add_argument("--faults", type=float, default=0.3, help="share of the jobs that meet one")
     parser.add_argument("--keep", type=int, default=20, help="ended jobs that are not deleted")
     parser.add_argument("--seed", type=int, default=0, help="of which jobs meet which fault")
@@ -184,9 +208,12 @@ def main() -> int:
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     # Short, since Ray creates sockets in it.
     scratch = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
+    until_later = time.monotonic() + 3600 * arguments.hours
     try:
-        with Service(folder, environment={"RAY_TMPDIR": str(scratch)}).running() as service:
+        with running_service(folder, scratch) as service:
             for number in range(len(rows), arguments.jobs):
+                if time.monotonic() > until_later:
+                    break
                 drawn = random.Random(f"{arguments.seed}:{number}")
                 fault = drawn.choice(sorted(_FAULTS)) if drawn.random() < arguments.faults else _NONE
                 began = time.monotonic()
@@ -199,8 +226,10 @@ def main() -> int:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print(table(rows))
-    found = problems(rows, arguments.jobs)
+    found = problems(rows, len(rows))
     print("\n".join(found), file=sys.stderr)
+    if len(rows) < arguments.jobs:
+        print(f"{len(rows)} of {arguments.jobs} jobs; the same command goes on with the others", file=sys.stderr)
     return int(bool(found))
 
 

@@ -32,8 +32,9 @@ from autoslim.export.profiling.interleaved import ratio
 from autoslim.methods import METHODS, solve
 from autoslim.training import TrialContext
 from autoslim.training.device import autocast, choose_precision
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.losses import task_loss
+from autoslim.training.phase_schedule import PhaseSchedule
 
 TRAINING = TrainingSettings(distillation=0.9, temperature=2.0)
 

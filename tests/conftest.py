@@ -1,60 +1,49 @@
-"""One thread a process: the models are so small that several threads, on a machine with other work, take twenty times as long."""
+"""Which process of pytest takes what.
+
+What tests need is in `helpers.session`. With `--numprocesses`, the process that hands the tests out runs none, and does not wait for torch;
+of the tests' files it reads none, so that only the others collect them.
+"""
 
 import os
 import re
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
-
-torch.set_num_threads(1)
-
-from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
-from helpers.databases import fresh_postgres, postgres_server
-from helpers.marks import CI_ONLY
-from loopback.postgres import Postgres
 
-from autoslim.core.urls import default_url
+# One thread a process: the models are so small that several threads, on a machine with other work, take twenty times as long. Before torch
+# is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Its asserts are shown with their values, as those of a test file are.
 pytest.register_assert_rewrite("helpers.method_contract")
 
-# Examples are no slower to make on a busy machine for a reason that a test could find.
-hypothesis.settings.register_profile("autoslim", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
-hypothesis.settings.load_profile("autoslim")
+_ALL_SLOW = re.compile(r"^pytestmark = (CI_ONLY|pytest\.mark\.slow|\[\s*pytest\.mark\.slow)\b", re.MULTILINE)
+
+SHORT_BY_NAME = ("CI_ONLY", "every_method", "database_url")
+"""What gives the mark `short` without its name."""
+_SOME_SHORT = re.compile(rf"mark\.short\b|\b({'|'.join(SHORT_BY_NAME)})\b")
+
+
+def _leaves_out_slow_tests(config: pytest.Config) -> bool:
+    return "not slow" in config.getoption("markexpr")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hands_out = config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ
+    if hands_out:
+        return
+    config.pluginmanager.import_plugin("helpers.session")
+    if not _leaves_out_slow_tests(config):
+        # By its entry point every process of pytest would import it, for eight seconds; only slow tests are schemathesis'.
+        config.pluginmanager.import_plugin("schemathesis.pytest.plugin")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A file all of whose tests `-m` leaves out is not imported: schemathesis alone takes eight seconds of each process."""
-    if collection_path.suffix != ".py" or "not slow" not in config.getoption("markexpr"):
+    """A file all of whose tests `-m` leaves out is not imported, as far as its text tells."""
+    if collection_path.suffix != ".py":
         return None
-    marks = re.search(
-        r"^pytestmark = (CI_ONLY|pytest\.mark\.slow|\[\s*pytest\.mark\.slow)\b", collection_path.read_text(), re.MULTILINE
-    )
-    return True if marks else None
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is kept between searches is kept between tests, and not in the home of whoever runs them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTOSLIM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=CI_ONLY)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        return default_url(tmp_path)
-    return fresh_postgres(request.getfixturevalue("postgres"))
+    if _leaves_out_slow_tests(config):
+        return True if _ALL_SLOW.search(collection_path.read_text()) else None
+    if config.getoption("markexpr") == "short":
+        return None if _SOME_SHORT.search(collection_path.read_text()) else True
+    return None

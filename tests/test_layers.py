@@ -14,7 +14,7 @@ import pytest
 
 import autoslim
 
-CORE = ("core", "cost", "data", "errors", "export", "methods", "models", "training")
+CORE = ("core", "cost", "data", "errors", "export", "methods", "models", "storage", "training")
 SEARCH_PACKAGES = ("ray", "optuna", "mlflow")
 
 _IMPORT_ALL = """

@@ -12,13 +12,17 @@ from autoslim.core.budget import Budget, format_flops
 from autoslim.core.recipe import title_of
 from autoslim.core.result import ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.score import ACCURACY, Score
+from autoslim.core.score import Score
 from autoslim.core.selection import best_within, eligible
 from autoslim.errors import BudgetError
 from autoslim.export.artifact import load_config
+from autoslim.report.front_rows import front_rows
+from autoslim.report.text_table import html_table
+from autoslim.storage.output_place import OutputPlace
 from autoslim.store import StoredJob, StoredTrial
 from autoslim.store.export import trials_table
 from autoslim.store.of_folder import store_of
+from workers.search.kept_output import viewed_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +43,13 @@ class Front:
 
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> Front:
-        """The front of the search in an output folder, also while it runs.
+        """The front of the search in an output folder, or at its URI, also while it runs.
 
         Raises:
             OutputError: when the folder holds no search.
         """
-        root = Path(folder).absolute()
+        place = OutputPlace.parse(folder)
+        root = place.folder if place.uri is None else viewed_folder(place.uri)
         job = RunFolder(root).read_job()
         with store_of(root, job) as store:
             return cls(store.job(job.id), tuple(store.stored_trials(job.id)), root)
@@ -141,11 +146,14 @@ class Front:
         ax.legend()
         return ax
 
+    def table(self, *, all_trials: bool = False) -> list[tuple[str, ...]]:
+        """Texts for people, heads first: the dense model and the trials on the front, cheapest first, or all trials."""
+        trials = self.trials if all_trials else tuple(self)
+        return front_rows(self.job, trials, folder=self.folder, validation_images=self.validation_images)
+
     def _repr_html_(self) -> str:
-        shown: Any = self.to_pandas()[["number", "method", "model", "flops", "flops_share", "params", "accuracy", "chosen"]]
-        # `model` says nothing where the search starts from one.
-        shown = shown.convert_dtypes().dropna(axis="columns", how="all").rename(columns={ACCURACY.name: self.score.name})
-        return str(shown.to_html(index=False, na_rep=""))
+        head, *rows = self.table()
+        return html_table(head, rows)
 
     def __repr__(self) -> str:
         points = ", ".join(

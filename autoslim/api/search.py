@@ -12,23 +12,25 @@ from typing import TYPE_CHECKING, Any
 from autoslim.api.given import Data, Model, given_inputs
 from autoslim.api.settings import new_job, resumed_job, with_settings
 from autoslim.config import Commands
-from autoslim.core.budget import Budget, format_flops
+from autoslim.core.budget import Budget
 from autoslim.core.extras import needs_extra
 from autoslim.core.folder_lock import FolderUse, refuse_other_use
-from autoslim.core.recipe import title_of
 from autoslim.core.run_folder import RunFolder
-from autoslim.core.score import SCORES
 from autoslim.errors import BudgetError, OutputError
 from autoslim.export.artifact import load
 from autoslim.progress.choice import python_display
+from autoslim.storage.output_place import OutputPlace
 from workers.progress.callbacks import CallbackList, SearchCallback
 
 with needs_extra("search", "autoslim.run_search"):
     from autoslim.api.front import Front
+    from autoslim.report.text_table import html_table
     from workers.search.finalize import SelectedModel
+    from workers.search.kept_output import read_job
     from workers.search.model_line import describe_model
     from workers.search.notified import run_notified
     from workers.search.summary import Summary
+    from workers.search.summary_rows import summary_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,22 +75,8 @@ class SearchResult:
         return RunFolder(self.folder).report
 
     def _repr_html_(self) -> str:
-        summary, score = self.summary, SCORES[self.summary.score]
-        validation, test = summary.images.get("validation"), summary.images.get("test")
-        accuracies = (
-            f"validation {score.title}{score.interval_unit(validation)}",
-            f"test {score.title}{score.interval_unit(test)}",
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("budget", "method", "FLOPs", "of budget", "params", *accuracies))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (label, *_cells(model, summary))) + "</tr>"
-            for label, model in self.models.items()
-        )
-        return (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<p>Dense: {score.text(summary.dense_accuracy, 2)} on the validation images at {format_flops(summary.dense_flops)}. "
-            f"{escape(str(self.report()))}</p>"
-        )
+        heads, *rows = summary_rows(self.summary)
+        return f"{html_table(heads, rows)}<p>{escape(str(self.report()))}</p>"
 
     def __repr__(self) -> str:
         models = "; ".join(f"{label}: {describe_model(model, self.summary)}" for label, model in self.models.items())
@@ -114,7 +102,7 @@ def run_search(
         data: As on the command line, or a torch `Dataset` of (image, label) without augmentation, or a mapping from `train`, `validation`
             and `test` to Datasets. Without a validation or test split, one is split off `train`.
         flops: Budgets such as `2.3G` or `50%`, in multiply-accumulates an image; none are needed with `max_drop` or `min_accuracy`.
-        output: A new folder for everything that the search writes.
+        output: A new folder for everything that the search writes, or the URI of one, such as `s3://bucket/runs/flowers`.
         resume: Continues the search in `output`; `model`, `data` and `flops` are then those that it was started with.
         progress: `auto` shows bars in a notebook and elsewhere a line an event on stderr; `live`, `plain` and `none` as on the command
             line.
@@ -127,16 +115,19 @@ def run_search(
             a model raises nothing: it is in `missing`.
         KeyboardInterrupt: after running trials have kept their checkpoints.
     """
-    display, folder = python_display(progress), Path(output).absolute()
-    run_folder = RunFolder(folder)
+    display, place = python_display(progress), OutputPlace.parse(output)
+    folder, run_folder = place.folder, RunFolder(place.folder)
     # Before the inputs are written: a folder that is something else's is left as it is.
     refuse_other_use(folder, FolderUse.SEARCH)
-    if not resume and run_folder.job_file.exists():
+    if not resume and place.uri is None and run_folder.job_file.exists():
         raise OutputError(f"{folder} holds a search already; give resume=True to continue it, or choose another output")
     with given_inputs(folder, run_folder.given) as given:
         models = [given.model(each) for each in _each(model)]
         values = {"model": models, "data": given.data(data), **({"flops": flops} if flops else {}), **settings}
-        job = resumed_job(run_folder.read_job(), values, folder) if resume else new_job(values, folder)
+        if resume:
+            job = resumed_job(read_job(folder, place.uri), values, folder)
+        else:
+            job = new_job(values, folder).replace(output_uri=place.uri)
         given.place()
     with display:
         summary = run_notified(job, resume=resume, callback=CallbackList(callbacks), display=display)
@@ -145,15 +136,3 @@ def run_search(
 
 def _each(model: Model | Sequence[Model]) -> Sequence[Model]:
     return [model] if isinstance(model, str) or not isinstance(model, Sequence) else model
-
-
-def _cells(model: SelectedModel, summary: Summary) -> tuple[str, ...]:
-    score = SCORES[summary.score]
-    return (
-        title_of(model.method, model.model),
-        format_flops(model.flops or 0),
-        f"{model.budget_share:.1%}",
-        f"{(model.params or 0) / 1e6:.3g} M",
-        score.with_interval(model.accuracy or 0.0, summary.images.get("validation")),
-        score.with_interval(model.test_accuracy, summary.images.get("test")),
-    )

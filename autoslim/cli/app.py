@@ -15,6 +15,8 @@ from autoslim.cli.flags import DataConfig, ImageColumn, Json, LabelColumn, Model
 from autoslim.core.extras import PackageExtra, needs_extra
 from autoslim.core.forms import FORM_NAMES, MAX_FORM_DROP
 from autoslim.errors import AutoslimError, DatasetError
+from autoslim.storage.model_folder import model_folder
+from autoslim.storage.output_place import local_folder
 
 app = typer.Typer(
     help="Slim a vision transformer to a FLOPs budget.\n\nExample: autoslim init && autoslim plan job.yaml && autoslim search job.yaml",
@@ -83,7 +85,7 @@ def models(
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A slimmed model's folder, or its URI.")],
     data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
@@ -114,15 +116,19 @@ def evaluate(
     if objective == "features":
         # Labels of the images do not count here, so that the column is that of the probe.
         labelled = None if probe is None else read_as(probe, label_column=label_column, unreadable_share=unreadable_share)
-        show_features(folder, dataset, split=split, seed=seed, dense=dense, weights=weights, probe=labelled, as_json=json)
+        with model_folder(folder) as local:
+            show_features(local, dataset, split=split, seed=seed, dense=dense, weights=weights, probe=labelled, as_json=json)
         return
     dataset = dataset.replace(label_column=label_column)
-    show_accuracy(folder, dataset, split=split, seed=seed, objective=objective, given=dense or probe, as_json=json)
+    with model_folder(folder) as local:
+        show_accuracy(local, dataset, split=split, seed=seed, objective=objective, given=dense or probe, as_json=json)
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A slimmed model's folder, or a dense one in timm's hub format.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A slimmed model's folder, or a dense one in timm's hub format, or its URI.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     data: Annotated[str, typer.Option(help="Parquet file, folder, or `digits`.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the splits, where the data set has no such split.")] = 0,
@@ -143,11 +149,12 @@ def compare(
     dataset = read_as(
         data, config=data_config, image_column=image_column, label_column=label_column, unreadable_share=unreadable_share
     )
-    show_comparison(first, second, dataset, split=split, seed=seed, speed=speed, as_json=json)
+    with model_folder(first) as one, model_folder(second) as other:
+        show_comparison(one, other, dataset, split=split, seed=seed, speed=speed, as_json=json)
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A slimmed model's folder, or its URI.")],
     format: Annotated[str, typer.Option(help=f"Forms, separated by commas: {', '.join(FORM_NAMES)}.")],
     data: Annotated[str, typer.Option(help="The data that the model was made with, as for a search.")],
     max_form_drop: Annotated[
@@ -171,7 +178,8 @@ def export(
     dataset = read_as(
         data, config=data_config, image_column=image_column, label_column=label_column, unreadable_share=unreadable_share
     )
-    show_export(folder, dataset, formats=format, seed=seed, max_drop=max_form_drop, speed=speed, as_json=json)
+    with model_folder(folder, writes=True) as local:
+        show_export(local, dataset, formats=format, seed=seed, max_drop=max_form_drop, speed=speed, as_json=json)
 
 
 def methods(
@@ -188,7 +196,7 @@ def methods(
 
 
 def front(
-    output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
+    output: Annotated[str, typer.Argument(metavar="DIR", help="A search's output folder, or its URI.")],
     all: Annotated[bool, typer.Option("--all", help="Every trial, not those of the front alone.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values, with every column of trials.parquet.")] = False,
     json: Json = False,
@@ -203,7 +211,7 @@ def front(
 
 
 def pick(
-    output: Annotated[Path, typer.Argument(metavar="DIR", help="A finished search's output folder.")],
+    output: Annotated[str, typer.Argument(metavar="DIR", help="A finished search's output folder, or its URI.")],
     flops: Annotated[str | None, typer.Option(help="The most accurate trial within this budget, such as 1.9G or 40%.")] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="The cheapest trial at most this many points of top-1 below the dense model.")
@@ -229,7 +237,7 @@ def pick(
 
 
 def report(
-    output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
+    output: Annotated[str, typer.Argument(metavar="DIR", help="A search's output folder, or its URI.")],
     json: Json = False,
 ) -> None:
     """Write report.html of a search anew, also of one that was stopped: all that there is to know of it, on one page.
@@ -242,7 +250,7 @@ def report(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished model's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished model's folder, or its URI.")],
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="The repository; it is made where it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private; a public one is refused.")] = False,
     revision: Annotated[
@@ -260,12 +268,13 @@ def push(
     """
     from autoslim.cli.push import push_folder
 
-    push_folder(folder, repo=repo, private=private, revision=revision, license=license, as_json=json)
+    with model_folder(folder) as local:
+        push_folder(local, repo=repo, private=private, revision=revision, license=license, as_json=json)
 
 
 def reproduce(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
-    output: Annotated[Path, typer.Option(help="A new folder for the model that is made again.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A slimmed model's folder, or its URI.")],
+    output: Annotated[str, typer.Option(help="A new folder for the model that is made again.")],
     data: Annotated[str | None, typer.Option(help="Where its data set is now. Default: where it was.")] = None,
     model: Annotated[
         str | None,
@@ -281,11 +290,12 @@ def reproduce(
     """
     from autoslim.cli.reproduce import show_reproduction
 
-    show_reproduction(folder, output, data=data, model=model, as_json=json)
+    with model_folder(folder) as local:
+        show_reproduction(local, local_folder(output, "--output"), data=data, model=model, as_json=json)
 
 
 def visualize(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A slimmed model's folder.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A slimmed model's folder, or its URI.")],
     data: Annotated[str, typer.Option(help="As for a search: a file, a folder, or `digits`.")],
     images: Annotated[int, typer.Option(help="Number of images, spread over the classes.")] = 8,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
@@ -304,7 +314,8 @@ def visualize(
     from autoslim.cli.visualize import visualize_folder
 
     dataset = read_as(data, config=data_config, image_column=image_column, label_column=label_column)
-    visualize_folder(folder, dataset, images=images, split=split, seed=seed, output=output, as_json=json)
+    with model_folder(folder, writes=True) as local:
+        visualize_folder(local, dataset, images=images, split=split, seed=seed, output=output, as_json=json)
 
 
 def doctor(
@@ -323,7 +334,7 @@ def doctor(
 
 
 def sync(
-    output: Annotated[Path, typer.Argument(metavar="DIR", help="A search's output folder.")],
+    output: Annotated[str, typer.Argument(metavar="DIR", help="A search's output folder.")],
     json: Json = False,
 ) -> None:
     """Log to MLflow what could not be logged while the search ran.

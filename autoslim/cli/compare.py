@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from autoslim.cli.evaluate import check_split
-from autoslim.cli.table import columns
+from autoslim.cli.table import columns, paragraph
 from autoslim.core.budget import format_flops
 from autoslim.core.job import DatasetSpec
 from autoslim.training.comparison import ComparedModel, Comparison
@@ -37,15 +37,14 @@ def render(found: Comparison, split: str) -> str:
     if found.speed is None:
         rows = [row[:-1] for row in rows]
     significant = not found.difference.low <= 0 <= found.difference.high
-    lines = [
-        *columns(rows, header=True),
-        "",
+    told = [
         f"A less B: {found.difference.points()} points, paired at 95 %"
         + ("" if significant else ": these images do not tell the models apart"),
         f"{found.first_alone} images are right with A alone, {found.second_alone} with B alone; "
         f"{len(found.changed)} have different answers",
         *([] if found.speed is None else [found.speed.describe()]),
     ]
+    lines = [*columns(rows, header=True), "", *map(paragraph, told)]
     if found.classes:
         table: list[tuple[str, ...]] = [("class", "images", "A", "B")]
         table += [(row.name, str(row.images), f"{row.first:.1%}", f"{row.second:.1%}") for row in found.classes[:_SHOWN]]

@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 
 from autoslim.cli.evaluate import refuse_other_classes
-from autoslim.cli.table import Cell, columns, styled, warning
+from autoslim.cli.table import Cell, columns, paragraph, styled, warning
 from autoslim.core.job import DatasetSpec
+from autoslim.core.score import ACCURACY
 from autoslim.errors import ExportError
-from autoslim.export.artifact import FormReport, SpeedReport, Timing, load_config
+from autoslim.export.artifact import FormReport, Timing, load_config
 from autoslim.report.export_forms import Exported, ExportRequest, export_forms
 
 
@@ -33,36 +34,40 @@ def show_export(folder: Path, spec: DatasetSpec, *, formats: str, seed: int, max
 
 
 def render(found: Exported) -> str:
-    judged = found.accuracy is not None
+    judged, timings = found.accuracy is not None, () if found.speed is None else found.speed.timings
+    batches = sorted({timing.batch for timing in timings})
     rows: list[tuple[Cell, ...]] = [
         (
             "file",
-            f"top-1 on {found.images} test images" if judged else "",
+            f"top-1 on {found.images} test images{ACCURACY.interval_unit(found.images)}" if judged else "",
             "points below the weights" if judged else "",
-            "ms at batch",
+            *(f"ms at batch {batch} (times as fast as dense)" for batch in batches),
         )
     ]
     if found.accuracy is not None:
-        rows.append(("model.safetensors", f"{found.accuracy:.2%}", "", ""))
-    rows += [_row(form, found.speed) for form in found.forms if form.file]
+        rows.append(("model.safetensors", ACCURACY.with_interval(found.accuracy, found.images), "", *("" for _ in batches)))
+    rows += [_row(form, found, batches) for form in found.forms if form.file]
     lines = columns(rows, header=True)
     lines += [warning(f"{form.file} {form.describe_loss()}") for form in found.forms if form.loses_too_much]
-    lines += [f"{form.file}: {form.made}" for form in found.forms if form.made]
-    lines += [f"not made: {form.name}, because {form.reason}" for form in found.forms if not form.file]
+    remarks = [f"{form.file}: {form.made}" for form in found.forms if form.made]
+    remarks += [f"not made: {form.name}, because {form.reason}" for form in found.forms if not form.file]
     if found.speed is not None:
-        lines += [f"not measured: {name}, because {reason}" for name, reason in found.speed.left_out.items()]
-    return "\n".join(lines)
+        remarks += [f"not measured: {name}, because {reason}" for name, reason in found.speed.left_out.items()]
+    if not all(timing.is_reliable for timing in timings):
+        remarks.append(
+            "unreliable: the rounds of the measurement are far apart, as on a busy machine; README.md has their quartiles"
+        )
+    return "\n".join([*lines, *map(paragraph, remarks)])
 
 
-def _row(form: FormReport, speed: SpeedReport | None) -> tuple[Cell, ...]:
-    accuracy = "" if form.accuracy is None else f"{form.accuracy:.2%}"
+def _row(form: FormReport, found: Exported, batches: list[int]) -> tuple[Cell, ...]:
+    accuracy, speed = ACCURACY.with_interval(form.accuracy, found.images), found.speed
     drop = "" if form.drop is None else f"{form.drop:.2f}"
-    own = () if speed is None else tuple(timing for timing in speed.timings if timing.mode == form.name)
-    times = ", ".join(_time(timing) for timing in own)
-    return form.file, accuracy, styled(drop, "bold red") if form.loses_too_much else drop, times
+    own = {} if speed is None else {timing.batch: _time(timing) for timing in speed.timings if timing.mode == form.name}
+    times = (own.get(batch, "") for batch in batches)
+    return form.file, accuracy, styled(drop, "bold red") if form.loses_too_much else drop, *times
 
 
 def _time(timing: Timing) -> str:
-    """`1: 4 (2.00 times as fast as dense)`."""
-    doubt = "" if timing.is_reliable else f", unreliable: half of the rounds are from {timing.low:.2f} to {timing.high:.2f}"
-    return f"{timing.batch}: {timing.slimmed_ms:.3g} ({timing.speedup:.2f} times as fast as dense{doubt})"
+    """`4 (2.00)`."""
+    return f"{timing.slimmed_ms:.3g} ({timing.speedup:.2f}{'' if timing.is_reliable else ', unreliable'})"

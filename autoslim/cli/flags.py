@@ -93,7 +93,7 @@ Progress = Annotated[
 ]
 Quiet = Annotated[bool, flag("--quiet", "Write the result and errors only.", "-q")]
 TrackingUri = Annotated[str | None, option_of(settings_of(Placement)["tracking_uri"])]
-OutputFolder = Annotated[Path, option_of(settings_of(Placement)["output"])]
+OutputFolder = Annotated[str, option_of(settings_of(Placement)["output"])]
 OneModel = Annotated[str | None, option_of(settings_of(JobSpec)["model"], once=True, rich_help_panel=str(Group.MODEL))]
 OneFileOfWeights = Annotated[str | None, option_of(settings_of(JobSpec)["weights"], once=True, rich_help_panel=str(Group.MODEL))]
 ModelArgs = Annotated[str | None, option_of(settings_of(JobSpec)["model_args"])]

@@ -19,8 +19,8 @@ from autoslim.errors import NotFoundError, OutputError, RequestError
 
 if TYPE_CHECKING:
     from autoslim.data.unused_cache import UnusedFiles
-    from autoslim.service import ServiceSettings
     from autoslim.service.retention import ExpiredJob
+    from autoslim.service.settings import ServiceSettings
     from autoslim.store import Queue
 
 NEVER = "never"
@@ -62,7 +62,7 @@ class _Row:
 
     @classmethod
     def of_cache(cls, unused: UnusedFiles) -> _Row:
-        return cls(kind="caches", name=str(unused.folder), age=unused.age, found=tuple(unused.files.values()))
+        return cls(kind="caches", name=str(unused.folder), age=unused.age, found=unused.found)
 
     def to_dict(self) -> dict[str, object]:
         return {"kind": self.kind, "name": self.name, "age_seconds": round(self.age), "bytes": disk_bytes(self.found)}

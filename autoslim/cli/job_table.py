@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from autoslim.cli.table import Cell, columns, state_text
+from autoslim.cli.table import Cell, columns, paragraph, state_text
 from autoslim.config.setting import flag_name
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
@@ -128,8 +128,8 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
                 score.with_interval(model.test_accuracy, test),
             )
         )
-    lines = [*columns(rows), *(f"{label}: {sentence}" for label, sentence in found.reasons.items())]
-    lines += [f"{label}: {found.why_missing.get(label, NO_TRIAL)}" for label in found.missing]
+    lines = [*columns(rows), *(paragraph(f"{label}: {sentence}") for label, sentence in found.reasons.items())]
+    lines += [paragraph(f"{label}: {found.why_missing.get(label, NO_TRIAL)}") for label in found.missing]
     return lines if found.cost is None else [*lines, _cost(found.cost)]
 
 

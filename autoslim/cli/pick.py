@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
+from autoslim.cli.table import paragraph
 from autoslim.core.budget import format_flops
 from autoslim.export.artifact import load_config
+from autoslim.storage.output_place import OutputPlace
 from workers.search.finalize import SelectedModel
 from workers.search.pick import Wish, pick
 from workers.search.signals import GracefulShutdown
 
 
 def show_pick(
-    folder: Path, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, tune: float | None, as_json: bool
+    folder: str, *, flops: str | None, max_drop: float | None, min_accuracy: str | None, tune: float | None, as_json: bool
 ) -> None:
+    place = OutputPlace.parse(folder)
     wish = Wish.of(flops=flops, max_drop=max_drop, min_accuracy=min_accuracy, tune=tune)
-    first = "evaluating and exporting" if tune is None else f"fine-tuning for {tune:g} epochs, then evaluating and exporting"
-    _tell(f"{first} the model for {wish.label}: {'a minute or two' if tune is None else 'as long as these epochs take'}")
     try:
         with GracefulShutdown():
-            model = pick(folder, wish, tell=_tell)
+            model = pick(place.folder, wish, uri=place.uri, tell=_tell)
     except KeyboardInterrupt:
         _tell("stopped; finished epochs are kept. Repeat the command to continue")
         raise typer.Exit(130) from None
@@ -41,9 +41,9 @@ def render(model: SelectedModel) -> str:
         score.with_interval(value or 0.0, images.get(split))
         for value, split in ((model.accuracy, "validation"), (model.test_accuracy, "test"), (model.dense_test_accuracy, "test"))
     )
-    tuned = "" if model.tuned is None else f"{model.tuned.describe(score)}\n"
-    return (
+    text = (
         f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}; {score.title}{score.interval_unit(images.get('test'))}: "
-        f"validation {validation}, test {test}, the dense model {dense}\n{tuned}"
-        f"{model.folder}"
+        f"validation {validation}, test {test}, the dense model {dense}"
     )
+    tuned = [] if model.tuned is None else [paragraph(model.tuned.describe(score))]
+    return "\n".join([paragraph(text), *tuned, model.folder])

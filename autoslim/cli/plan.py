@@ -283,11 +283,12 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[
     told = f"Limits    {limits}, over all attempts; about {format_duration(kept)} of it are kept for handing the models over"
     if limits and not done.trials:
         told += ", which with the dense model leaves nothing for a trial: give more"
-    end = f"; the best {done.refinements} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
+    best = "best" if done.refinements == 1 else f"best {done.refinements}"
+    end = f"; the {best} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
-        f"Cost      {at_most}about {work.cost.describe()} in {job.output}",
+        f"Cost      {at_most}about {work.cost.describe()} in {job.output_uri or job.output}",
         *([told] if limits else []),
     ]

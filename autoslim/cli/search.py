@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_format
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,15 +13,17 @@ from autoslim.cli import flags as flag
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
 from autoslim.cli.resume import resumed_job
+from autoslim.cli.table import paragraph
 from autoslim.config import Commands
 from autoslim.core.run_folder import RunFolder
 from autoslim.progress.status import working
+from autoslim.storage.output_place import OutputPlace, local_folder
 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the search in --output with the settings that it was started with.")
 ]
 
-_DEFAULT_OUTPUT = Path("runs/search")
+_DEFAULT_OUTPUT = "runs/search"
 
 
 @flag.with_flags(flag.job_flags(Commands.SEARCH), flag.placement_flags())
@@ -42,12 +43,13 @@ def search(
     Example: autoslim search job.yaml --trials 48
     """
     display = display_for(progress, quiet=quiet)
-    cli_input = CliInput.of(context)
-    job = (
-        resumed_job(RunFolder(output.absolute()).read_job(), cli_input, file, output)
-        if resume
-        else new_job(cli_input, file, output)
-    )
+    cli_input, place = CliInput.of(context), OutputPlace.parse(output)
+    if resume:
+        from workers.search.kept_output import read_job
+
+        job = resumed_job(read_job(place.folder, place.uri), cli_input, file, place.folder)
+    else:
+        job = new_job(cli_input, file, place.folder).replace(output_uri=place.uri)
 
     try:
         with display:
@@ -58,7 +60,7 @@ def search(
             summary = run_notified(job, resume=resume, display=display)
     except KeyboardInterrupt:
         sys.stderr.write(
-            f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {shlex.quote(str(output))}\n"
+            f"stopped; finished trials are kept. Go on with: autoslim search --resume --output {shlex.quote(output)}\n"
         )
         raise typer.Exit(130) from None
     from autoslim.cli.summary import show
@@ -82,22 +84,25 @@ def plan(
     Example: autoslim plan --model deit_small_patch16_224 --data ./flowers --flops 2.3G
     """
     display = display_for(progress, quiet=quiet)
-    job = new_job(CliInput.of(context), file, output)
+    place = OutputPlace.parse(output)
+    job = new_job(CliInput.of(context), file, place.folder).replace(output_uri=place.uri)
     with display:
         display.show(working("starting"))
         from autoslim.cli.plan import made_plan
 
         report = made_plan(job, display, as_json=json)
-    sys.stdout.write(f"{report}\n")
+    # Only now: while the display is there, stdout is no terminal.
+    sys.stdout.write((report if json else "\n".join(paragraph(line, indent=10) for line in report.splitlines())) + "\n")
 
 
-def sync_tracking(output: Path, *, as_json: bool = False) -> None:
+def sync_tracking(folder: str, *, as_json: bool = False) -> None:
     """Logs to MLflow what the store holds and MLflow does not."""
     from autoslim.core.urls import default_url
     from autoslim.report.tracking import MlflowSync
     from autoslim.store import Store
 
-    job = RunFolder(output.absolute()).read_job().replace(output=str(output.absolute()))
+    output = local_folder(folder, "DIR").absolute()
+    job = RunFolder(output).read_job().replace(output=str(output))
     with Store(job.storage or default_url(job.output)) as store:
         mirror = MlflowSync(store, job.id)
         changed = mirror.sync()

@@ -19,7 +19,7 @@ from autoslim.core.private_files import make_private, write_privately
 from autoslim.webhook.secret import read_secret
 
 if TYPE_CHECKING:
-    from autoslim.service import ServiceSettings
+    from autoslim.service.settings import ServiceSettings
     from autoslim.store import Queue
 
 ConfigFile = Annotated[
@@ -57,7 +57,7 @@ Niceness = Annotated[
 
 def settings_of(config: Path | None, **flags: Any) -> ServiceSettings:
     """The service's settings. Creates its folder if it does not exist; what this process and its children write is their user's alone."""
-    from autoslim.service import read_settings
+    from autoslim.service.settings import read_settings
 
     settings = read_settings(config, flags=flags)
     write_privately()
@@ -107,7 +107,7 @@ def serve(
 
     Example: autoslim serve --config service.yaml --host 0.0.0.0
     """
-    from autoslim.service import serve as run
+    from autoslim.service.serve import serve as run
 
     places = {"root": root, "storage": storage, "data_roots": data_root, "model_roots": model_root, "tracking_uri": tracking_uri}
     settings = settings_of(config, **places, webhook_allow=webhook_allow)

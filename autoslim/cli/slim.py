@@ -12,7 +12,7 @@ from autoslim.cli import flags
 from autoslim.cli.load_line import load_line
 from autoslim.cli.parsing import CliInput, new_job
 from autoslim.cli.progress import display_for
-from autoslim.cli.table import columns, warning
+from autoslim.cli.table import columns, paragraph, warning
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
 from autoslim.core.budget import format_flops
@@ -20,6 +20,8 @@ from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.core.score import SCORES
 from autoslim.errors import RequestError
 from autoslim.progress.status import working
+from autoslim.storage import StorageUri, upload_folder
+from autoslim.storage.output_place import OutputPlace
 from workers.search.signals import GracefulShutdown
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ Threads = Annotated[
     ),
 ]
 
-_DEFAULT_OUTPUT = Path("runs/slim")
+_DEFAULT_OUTPUT = "runs/slim"
 
 
 @flags.with_flags(flags.job_flags(Commands.SLIM))
@@ -74,18 +76,20 @@ def slim(
 
     Example: autoslim slim --method vit_slim --model deit_small_patch16_224 --data ./flowers --flops 2.3G --output runs/flowers-slim
     """
-    display = display_for(progress, quiet=quiet)
+    display, place = display_for(progress, quiet=quiet), OutputPlace.parse(output)
     job = slim_job(CliInput.of(context), methods=method or [], knobs=knob or [], first=first, distillation=distillation)
     try:
         with display, GracefulShutdown():
             display.show(working("starting"))
             from autoslim.slimming.follow import run_slim
 
-            slimmed = run_slim(job, output.absolute(), display, threads=threads)
+            slimmed = run_slim(job, place.folder, display, threads=threads)
+            if place.uri is not None:
+                upload_folder(place.folder, StorageUri.parse(place.uri), last="config.json")
     except KeyboardInterrupt:
         sys.stderr.write("stopped; finished epochs are kept. Repeat the command to continue\n")
         raise typer.Exit(130) from None
-    sys.stdout.write((slimmed.to_json(indent=1) if json else _render(slimmed)) + "\n")
+    sys.stdout.write((slimmed.to_json(indent=1) if json else _render(slimmed, place.uri)) + "\n")
 
 
 def slim_job(
@@ -130,7 +134,7 @@ def _pairs(text: str) -> Knobs:
         raise RequestError(f"--knob: {error}") from error
 
 
-def _render(slimmed: Slimmed) -> str:
+def _render(slimmed: Slimmed, uri: str | None) -> str:
     score, validation, test = SCORES[slimmed.score], slimmed.images.get("validation"), slimmed.images.get("test")
     heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
     rows = [("model", "FLOPs", "of budget", "of dense", "params", *heads)]
@@ -158,10 +162,10 @@ def _render(slimmed: Slimmed) -> str:
     )
     lines = ["", *columns(rows), "", *map(warning, slimmed.marked_forms)]
     if slimmed.latency is not None:
-        lines.append(f"Latency    {slimmed.latency.describe()}")
+        lines.append(paragraph(f"Latency    {slimmed.latency.describe()}", indent=11))
     if slimmed.probe is not None:
         lines.append(f"Probe      {slimmed.probe.describe()}")
-    lines += [f"Files      {slimmed.folder} ({', '.join(slimmed.files)})"]
+    lines += [paragraph(f"Files      {uri or slimmed.folder} ({', '.join(slimmed.files)})", indent=11)]
     if slimmed.dense_folder is not None:
         lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
     lines.append(load_line(slimmed.folder))

@@ -1,14 +1,18 @@
-"""Tables and colours, drawn by rich. In a pipe or a file, and where NO_COLOR is set, the text is plain; a row is always one line."""
+"""Tables, paragraphs and colours, drawn by rich. In a pipe or a file, and where NO_COLOR is set, the text is plain, and a row is one line;
+a terminal that is too narrow for a row gets it in several, with its words whole."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO, Union
+from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
     from rich.text import Text
 
 Cell = Union[str, "Text"]
@@ -35,17 +39,53 @@ def columns(rows: Sequence[Sequence[Cell]], *, header: bool = False, gap: int = 
     from rich.table import Table
 
     table = Table.grid(padding=(0, gap, 0, 0))
+    for width in _narrowed(rows, gap) or ():
+        table.add_column(width=width)
     for number, row in enumerate(rows):
         table.add_row(*row, style="dim" if header and number == 0 else None)
-    return rendered(table)
+    return _drawn(table)
 
 
-def rendered(renderable: RenderableType, stream: TextIO | None = None) -> list[str]:
-    """The lines that rich would print to `stream`, by default stdout."""
+def paragraph(text: str, *, indent: int = 2) -> str:
+    """Prose that a terminal would break within words, broken between them; further lines are indented by so many spaces."""
+    width = _terminal_columns()
+    if width is None or len(text) <= width:
+        return text
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _terminal_columns() -> int | None:
+    """Of the terminal that stdout is, or None."""
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    return None
+
+
+def _narrowed(rows: Sequence[Sequence[Cell]], gap: int) -> list[int] | None:
+    """Widths of columns with which the rows fit the terminal. None where they do anyway, or where a word would have to be broken."""
+    from rich.cells import cell_len
+
+    room = _terminal_columns()
+    if room is None or not rows:
+        return None
+    texts = [[str(cell) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
+    widths = [max(map(cell_len, column)) for column in texts]
+    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in texts]
+    room -= gap * (len(widths) - 1)
+    if sum(widths) <= room or sum(least) > room:
+        return None
+    while sum(widths) > room:
+        # The widest gives, as long as its words stay whole.
+        place = max(range(len(widths)), key=lambda place: widths[place] if widths[place] > least[place] else 0)
+        widths[place] -= 1
+    return widths
+
+
+def _drawn(table: Table) -> list[str]:
     from rich.console import Console
 
     console = Console(
-        file=stream or sys.stdout,
+        file=sys.stdout,
         width=_UNLIMITED,
         height=_UNLIMITED,  # a width alone does not count on a dumb terminal
         color_system=None if os.environ.get("NO_COLOR") else "auto",
@@ -54,7 +94,7 @@ def rendered(renderable: RenderableType, stream: TextIO | None = None) -> list[s
         emoji=False,
     )
     with console.capture() as captured:
-        console.print(renderable)
+        console.print(table)
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
@@ -65,9 +105,8 @@ def styled(text: str, style: str) -> Text:
 
 
 def warning(text: str) -> str:
-    """A line in bold."""
-    (line,) = columns([(styled(f"warning: {text}", "bold"),)])
-    return line
+    """In bold."""
+    return "\n".join(line for part in paragraph(f"warning: {text}").splitlines() for line in columns([(styled(part, "bold"),)]))
 
 
 def state_text(state: str, more: str = "") -> Text:

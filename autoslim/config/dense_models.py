@@ -14,8 +14,9 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from autoslim.config.issues import short_repr
 from autoslim.config.job_field import JobField
-from autoslim.config.value_types import Text
+from autoslim.config.value_types import Text, without_credentials
 from autoslim.core.job import PRETRAINED, SCRATCH, WEIGHT_FILES, ModelSpec, SearchJob
+from autoslim.storage import is_uri
 
 MOST_MODELS = 8
 """Each is adapted to the data before the first trial, and each needs trials of its own."""
@@ -35,6 +36,8 @@ def _shortest(value: Entries) -> Entries:
 
 def _check_weights(weights: Entries, info: ValidationInfo) -> Entries:
     models, given = entries_of(info.data.get("model", "")), entries_of(weights)
+    for entry in given:
+        without_credentials(entry)
     if len(given) not in (1, len(models)):
         raise ValueError(
             f"has {len(given)} entries for {_count(models)}; allowed: one for all, or one for each model, in the order of the models"
@@ -66,7 +69,7 @@ def model_specs(spec: Any) -> Iterator[ModelSpec]:
 
 
 def _absolute(weights: str) -> str:
-    return weights if weights in (PRETRAINED, SCRATCH) else str(Path(weights).absolute())
+    return weights if weights in (PRETRAINED, SCRATCH) or is_uri(weights) else str(Path(weights).absolute())
 
 
 def _teacher(text: str | None, spec: Any) -> ModelSpec | None:

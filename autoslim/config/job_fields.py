@@ -10,6 +10,7 @@ from autoslim.config.job_field import JobField, default_at
 from autoslim.config.value_types import image_sides
 from autoslim.core.accuracy_goal import AccuracyGoal, percent_text
 from autoslim.core.budget import Budget
+from autoslim.core.byte_size import byte_size_text, parse_byte_size
 from autoslim.core.constraints import CostLimits, budget_of_limits, parse_latency, parse_params
 from autoslim.core.duration import exact_duration, parse_duration
 from autoslim.core.job import SearchJob
@@ -63,6 +64,11 @@ UNREADABLE_SHARE = JobField(
     read=lambda _, job: job.dataset.unreadable,
 )
 UNREADABLE_IMAGES = JobField("dataset.unreadable_images", write=lambda allowed, _: allowed if isinstance(allowed, int) else None)
+DECODED_LIMIT = JobField(
+    "dataset.decoded_limit",
+    write=lambda limit, _: None if limit is None else parse_byte_size(limit),
+    read=lambda limit, _: None if limit is None else byte_size_text(limit),
+)
 PARAMS = JobField(
     "limits.params",
     write=lambda params, _: None if params is None else parse_params(params),

@@ -26,12 +26,14 @@ from autoslim.config.value_types import (
     ArgumentName,
     ArgumentValue,
     Budgets,
+    ByteSize,
     Duration,
     FormNames,
     ImageSize,
     Label,
     LatencyText,
     ParamsText,
+    PathOrUri,
     SpeedModes,
     Text,
     Texts,
@@ -90,7 +92,8 @@ class JobSpec(BaseModel):
         ),
     )
     weights: Weights = setting(
-        "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file: one for all models, or one for each.",
+        "`pretrained`, `scratch` (random), or a safetensors or tensors-only torch file, also at a URI (`s3://`, `gs://`, `az://`, `hf://`, "
+        "`file://`): one for all models, or one for each.",
         _MODEL(
             job=(dense_models.WEIGHTS, dense_models.MORE),
             decides_plan=False,
@@ -108,14 +111,14 @@ class JobSpec(BaseModel):
         "Side of the square images, in pixels, or their height and width, such as 48x32, for all models.",
         _MODEL(job=(job_fields.IMAGE_SIZE, dense_models.MORE), shown_default="the model's own"),
     )
-    teacher: Text | None = setting(
+    teacher: PathOrUri | None = setting(
         "Dense model whose soft labels the trials learn from: a timm name, a folder in timm's hub format (with a / in it), or a file with "
-        "weights of the first model.",
+        "weights of the first model, also at a URI.",
         _MODEL(job=(dense_models.TEACHER,), shown_default="the most accurate of the models"),
     )
-    data: Text = setting(
-        "File (Parquet, WebDataset tar, CSV or JSON lines of paths), folder (ImageFolder, Parquet splits, tars, `save_to_disk`), or the "
-        "name of a data set, such as `digits`.",
+    data: PathOrUri = setting(
+        "File (Parquet, WebDataset tar, CSV or JSON lines of paths), folder (ImageFolder, Parquet splits, tars, `save_to_disk`), the URI "
+        "of one (`s3://`, `gs://`, `az://`, `hf://`, `file://`), or the name of a data set, such as `digits`.",
         _DATA(job=(JobField("dataset.source"),), example="./flowers"),
     )
     objective: Objective = setting(
@@ -123,7 +126,7 @@ class JobSpec(BaseModel):
         _DATA(job=(job_fields.OBJECTIVE,)),
         default="labels",
     )
-    probe: Text | None = setting(
+    probe: PathOrUri | None = setting(
         "With `objective: features`, a labelled data set for k-NN top-1 of the dense and the slimmed features at the end.",
         Rules(group=Group.DATA, commands=Commands.SLIM, job=(JobField("probe"),), resumable=True),
     )
@@ -148,6 +151,15 @@ class JobSpec(BaseModel):
         "Use at most this many training images, stratified by class.",
         _DATA(job=(JobField("dataset.train_limit"),), shown_default="all"),
         ge=1,
+    )
+    decoded_limit: ByteSize | None = setting(
+        "Most bytes of decoded images that are kept for all trials, such as 500M or 16G, in units of 1,024. Of larger sets the images are "
+        "decoded each time they are read, and of all with 0.",
+        _DATA(
+            job=(job_fields.DECODED_LIMIT,),
+            shown_default="half of the memory or of the free disk of the node that prepares them, whichever is less, from 1G to 16G",
+        ),
+        default=None,
     )
     validation_share: float = setting(
         "Share of the training images that becomes a validation split, and a test split, where the data set has none.",

@@ -48,7 +48,10 @@ class Placement(TrialPlacement):
     """`output` is the job's folder."""
 
     storage: str | None = setting("SQLAlchemy URL of the store.", _rules("storage", shown_default="SQLite in the output folder"))
-    output: str = setting("Folder of all files of the job.", _rules("output", commands=Commands.NONE, resumable=True))
+    output: str = setting(
+        "Folder of all files of the job, or its URI, such as s3://bucket/runs/flowers.",
+        _rules("output", commands=Commands.NONE, resumable=True),
+    )
 
     def in_job(self) -> dict[str, Any]:
         """The fields of `SearchJob` with the same names."""

@@ -11,11 +11,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from autoslim.config.issues import short_repr
 from autoslim.core.accuracy_goal import parse_least, percent_text
 from autoslim.core.budget import Budget
+from autoslim.core.byte_size import BYTE_SIZE_PATTERN, byte_size_text, parse_byte_size
 from autoslim.core.constraints import CostLimits, parse_latency, parse_params
 from autoslim.core.duration import DURATION_PATTERN, parse_duration
 from autoslim.core.forms import FORM_NAMES, FormName
 from autoslim.core.job import SPEED_MODES, SpeedMode
 from autoslim.core.unreadable import parse_allowed
+from autoslim.errors import StorageError
+from autoslim.storage import StorageUri, is_uri
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -44,6 +47,16 @@ def _names_pattern(names: tuple[str, ...]) -> str:
 def _no_control(text: str) -> str:
     if _CONTROL.search(text):
         raise ValueError(f"is {short_repr(text)}; allowed: no control characters")
+    return text
+
+
+def without_credentials(text: str) -> str:
+    """A path, a name, or a URI that is allowed. Raises ValueError for another one, before it is written down anywhere."""
+    if is_uri(text):
+        try:
+            StorageUri.parse(text)
+        except StorageError as error:
+            raise ValueError(f"is no URI that is allowed: {error}") from error
     return text
 
 
@@ -115,6 +128,10 @@ def _image_size(value: Any) -> Any:
     return height if height == width else f"{height}x{width}"
 
 
+def _byte_size(text: str) -> str:
+    return byte_size_text(parse_byte_size(text))
+
+
 def _params(text: str) -> str:
     return str(parse_params(text))
 
@@ -164,6 +181,8 @@ Text = Annotated[
     AfterValidator(_no_control),
     Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
 ]
+PathOrUri = Annotated[Text, AfterValidator(without_credentials)]
+"""Where something is, or its name."""
 Texts = Annotated[tuple[Text, ...], BeforeValidator(as_list, json_schema_input_type=Text | list[Text]), Field(strict=False)]
 WebhookUrl = Annotated[
     str,
@@ -187,6 +206,15 @@ ImageSize = Annotated[
     ),
 ]
 """The side of square images, or `HEIGHTxWIDTH`."""
+ByteSize = Annotated[
+    str,
+    BeforeValidator(
+        _as_text,
+        json_schema_input_type=Annotated[str, Field(pattern=BYTE_SIZE_PATTERN, max_length=24)] | Annotated[int, Field(ge=0)],
+    ),
+    StringConstraints(max_length=40),
+    AfterValidator(_byte_size),
+]
 ParamsText = Annotated[
     str,
     BeforeValidator(

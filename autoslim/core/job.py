@@ -49,7 +49,7 @@ class DatasetSpec(Record):
 
     `validation_share` is split off train, stratified, where the source has no validation split. `unreadable_share` is how much of
     a split may be unreadable before the job fails, or `unreadable_images` how many images where it is given.
-    Decoded images are shared between trials up to `decoded_limit` bytes a job.
+    Decoded images are shared between trials up to `decoded_limit` bytes a job, or as many as the node that prepares them has room for.
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
     `drop_duplicates` leaves images out of train that have a copy in another split, or with another label. `token_labels` is where labels
@@ -59,7 +59,7 @@ class DatasetSpec(Record):
     source: str
     validation_share: float = 0.1
     unreadable_share: float = 0.01
-    decoded_limit: int = 4 * 2**30
+    decoded_limit: int | None = None
     train_limit: int | None = None
     labelled: bool = dataclasses.field(default=True, metadata=OPTIONAL)
     image_column: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
@@ -141,7 +141,8 @@ class SearchJob(Record):
     search in all of its attempts. `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local
     Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU; `threads` of None one for each of
     these CPUs. `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
-    `name` is what its user calls it; several jobs may share one.
+    `name` is what its user calls it; several jobs may share one. `output` is a folder of the driver's machine. With an `output_uri` the
+    search's files lie there, the driver only works in the folder, and the machines need not share a file system.
 
     A job that was stored before there was a `prior` has none, so that it proposes as it did; a new one is given `auto` by `config.JobSpec`.
     """
@@ -187,6 +188,7 @@ class SearchJob(Record):
     name: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     webhook: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     output: str
+    output_uri: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:

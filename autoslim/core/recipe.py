@@ -40,6 +40,7 @@ class TrainingSettings(Record):
     `distillation` is the weight of the dense teacher's soft labels in the loss (0: labels only).
     `augmentation` is one of `none`, `light`, `strong`; `flip` mirrors images left to right where the augmentation is not `none`.
     `mixup` and `cutmix` are their alphas, 0 for none; of both, each batch has one.
+    `repeats` is how often an image is in a batch, each time augmented otherwise; an epoch has as many augmented images as without.
     `precision` is a value of `PRECISIONS`; `auto` is the fastest one that the device has instructions for.
     A batch is computed in `grad_accum_steps` parts, one after the other, whose gradients are added up: a step is that of the whole batch.
     `grad_checkpointing` computes the activations of each block a second time instead of keeping them; `compile` compiles the blocks.
@@ -60,6 +61,7 @@ class TrainingSettings(Record):
     mixup: float = 0.0
     precision: str = "auto"
     cutmix: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    repeats: int = dataclasses.field(default=1, metadata=OPTIONAL)
     grad_accum_steps: int = dataclasses.field(default=1, metadata=OPTIONAL)
     grad_checkpointing: bool = dataclasses.field(default=False, metadata=OPTIONAL)
     compile: bool = dataclasses.field(default=False, metadata=OPTIONAL)

@@ -1,7 +1,8 @@
 """Data sets: from a source to batches.
 
 `prepare_dataset` reads a source (`sources`: Parquet, image folders, built-in), makes splits that share no image (`splits`), decodes every
-image once to find the unreadable ones (`decode`) and writes Arrow files that any process maps (`cache`). `open_dataset` opens them again,
+image once to find the unreadable ones (`decode`) and writes Arrow files that any process reads (`cache`). `open_dataset` opens them again,
+`open_reference` also on another node, where the source is in an object store (`remote`),
 `PreparedDataset.splits` gives the images at a model's size, decoded once (`pixel_file`) and kept for later searches (`pixel_cache`), and
 `Loader` makes batches of them: read, or decoded by processes (`decoders`), and augmented on the device (`augment`). `Sample` holds a few
 images for a picture.
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoslim.core.recipe import AUGMENTATIONS
 from autoslim.data.dataset import ImageSplit, PreparedDataset, Splits, open_dataset
-from autoslim.data.prepare import prepare_dataset, prepare_probe
+from autoslim.data.prepare import open_reference, prepare_dataset, prepare_probe
 from autoslim.data.report import DatasetReport, SplitReport
 from autoslim.data.sources import BUILTIN
 
@@ -33,6 +34,7 @@ __all__ = [
     "SplitReport",
     "Splits",
     "open_dataset",
+    "open_reference",
     "prepare_dataset",
     "prepare_probe",
     "sample_source",

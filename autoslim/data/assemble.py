@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from autoslim.data.labels import Coded, class_indices, class_names
+from autoslim.data.path_list import PathList
 from autoslim.data.table import EncodedTokenLabels, Indices, Row, Source, Table, joined
 from autoslim.errors import DatasetError
 
@@ -28,7 +29,7 @@ class Part:
 
 
 def assemble(
-    name: str, parts: Mapping[str, Sequence[Part]], *, labelled: bool, files: Sequence[Path], **said: tuple[str, ...]
+    name: str, parts: Mapping[str, Sequence[Part]], *, labelled: bool, files: Sequence[Path | PathList], **said: tuple[str, ...]
 ) -> Source:
     """The source of `parts` by split, of which train has to be one; `said` are the `not_used` and `chosen` of the source.
 

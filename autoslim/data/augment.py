@@ -1,6 +1,6 @@
 """Augmentation of training batches: what is drawn for each image, on the CPU, and the batch that follows from it, on any device.
 
-B images of a batch, or of a process's share of it, H and W pixels as stored, h and w pixels as the model takes them.
+B images of a batch, or of a process's share of it, b of a part of it, H and W pixels as stored, h and w pixels as the model takes them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoslim.core.recipe import AUGMENTATIONS
-from autoslim.data.operations import Step, apply_steps
-from autoslim.data.resample import bicubic_taps, planes, resample, shifted_taps
+from autoslim.data.operations import Step, apply_steps, steps_of_parts
+from autoslim.data.resample import Taps, bicubic_taps, normalise, planes, resample, shifted_taps
 from autoslim.data.strong import StrongSteps
 from autoslim.data.table import Indices
 from autoslim.errors import RequestError
@@ -26,6 +26,9 @@ Images = TypeVar("Images", Pixels, Tensor)
 
 MAX_SHIFTED_SIDE = 64
 """Side in pixels up to which `light` shifts the image instead of rescaling a part of it, as is usual for images of CIFAR's size."""
+
+_CACHED_VALUES = 2**19
+"""Of stored images that a CPU takes through all steps at once: as float32, 2 MiB."""
 
 _SCALES = {"light": (0.6, 1.0), "strong": (0.35, 1.0)}
 """Shares of the image's area that a crop may have."""
@@ -79,7 +82,7 @@ class Augmentation:
         std: tuple[float, ...],
     ) -> None:
         check_augmentation(name)
-        self._name, self._stored, self._size, self._flip = name, stored, size, flip
+        self._name, self._stored, self._size, self._flip, self._mean, self._std = name, stored, size, flip, mean, std
         self._shifts = name == "light" and max(size) <= MAX_SHIFTED_SIDE
         self._strong = StrongSteps(size, mean, std) if name == "strong" else None
 
@@ -92,14 +95,31 @@ class Augmentation:
         return Draws(torch.from_numpy(boxes_B4.astype(np.float32)), torch.from_numpy(mirrored_B), steps)
 
     def __call__(self, images_BHW3: Tensor, draws: Draws) -> Tensor:
-        """The batch, float32 (B, 3, h, w) from 0 to 255, of bytes on the device where the draws are."""
-        if self._name == "none":
-            return planes(centre_crop(images_BHW3, self._size))
+        """The batch as the model takes it, float32 (B, 3, h, w), of bytes on the device where the draws are."""
+        batch, height, width, _ = images_BHW3.shape
+        on_cpu = images_BHW3.device.type == "cpu"
+        x_B3hw = _new_batch((batch, 3, *self._size)) if on_cpu else torch.empty(batch, 3, *self._size, device=images_BHW3.device)
+        # On a CPU a few images at a time, whose values stay in its cache from one step to the next.
+        part = max(1, _CACHED_VALUES // (height * width * 3)) if on_cpu else batch
+        bounds = [*range(0, batch, part), batch]
+        steps_of = [draws.steps] if len(bounds) == 2 else steps_of_parts(draws.steps, bounds)
+        taps = None if self._name == "none" else self._taps(draws)
+        for start, stop, steps in zip(bounds, bounds[1:], steps_of, strict=False):
+            some = slice(start, stop)
+            x_b3hw = x_B3hw[some]
+            if taps is None:
+                planes(centre_crop(images_BHW3[some], self._size), x_b3hw)
+            else:
+                resample(images_BHW3[some], taps[0].some(some), taps[1].some(some), x_b3hw)
+            normalise(apply_steps(x_b3hw, steps), self._mean, self._std)
+        return x_B3hw
+
+    def _taps(self, draws: Draws) -> tuple[Taps, Taps]:
+        """Of the rows and of the columns."""
         taps = shifted_taps if self._shifts else bicubic_taps
         left_right_B2, top_bottom_B2 = draws.boxes_B4[:, 0::2], draws.boxes_B4[:, 1::2]
         rows = taps(top_bottom_B2, self._size[0], self._stored[0])
-        columns = taps(left_right_B2, self._size[1], self._stored[1]).mirrored(draws.mirrored_B)
-        return apply_steps(resample(images_BHW3, rows, columns), draws.steps)
+        return rows, taps(left_right_B2, self._size[1], self._stored[1]).mirrored(draws.mirrored_B)
 
     def _boxes(self, generator: np.random.Generator, batch: int) -> NDArray[np.float64]:
         top, left = _centre(self._stored, self._size)
@@ -111,6 +131,11 @@ class Augmentation:
             top_B = top + generator.integers(-(height // 8), height // 8, size=batch, endpoint=True)
             left_B = left + generator.integers(-(width // 8), width // 8, size=batch, endpoint=True)
         return np.stack([left_B, top_B, left_B + width, top_B + height], axis=1).astype(np.float64)
+
+
+def _new_batch(shape: tuple[int, ...]) -> Tensor:
+    """Memory of NumPy's, which asks the system for large pages: with PyTorch's, to be given the memory takes as long as to fill it."""
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _parts(

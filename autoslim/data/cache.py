@@ -1,8 +1,12 @@
-"""The encoded images of a prepared data set in Arrow IPC files: published as a whole, and memory-mapped for reading. N images."""
+"""The encoded images of a prepared data set in Arrow IPC files, published as a whole. N images."""
 
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
+import struct
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,9 @@ EncodedRow = tuple[bytes, int, str]
 # A writer holds one batch in memory.
 _BATCH_BYTES = 32 * 2**20
 """Size of an Arrow record batch: the most that writing holds in memory."""
+
+_BATCHES_AT_ONCE = 64
+"""Whose heads are in memory while a file is opened: each brings the pages around it, tens of kilobytes."""
 
 _ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa.string())])
 
@@ -67,31 +74,67 @@ def _encoded_batch(rows: list[EncodedRow]) -> Any:
 
 
 class EncodedFile:
-    """The encoded images of one split."""
+    """The encoded images of one split. They are read as they are asked for: what a process has read of a map counts as its memory, in the
+    end the whole set."""
 
     def __init__(self, path: Path) -> None:
-        self._batches = _read_batches(path)
+        self._path = path
+        with path.open("rb") as file:
+            self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)
+            self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        whole = pa.py_buffer(self._map)
+        reader = pa.ipc.open_file(whole)
+        self._batches: list[Any] = []
+        # Where in the file each batch has the ends of its images (32 bits each), and their bytes.
+        self._places: list[tuple[int, int]] = []
+        labels = [np.empty(0, np.int64)]
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            self._batches.append(batch)
+            self._places.append(_places(batch.column("bytes"), whole))
+            labels.append(batch.column("label").to_numpy().copy())
+            if number % _BATCHES_AT_ONCE == 0:
+                self._forget_pages()
         self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
-        columns = [batch.column("label").to_numpy() for batch in self._batches]
-        self.labels: Labels = np.concatenate([np.empty(0, np.int64), *columns])
+        self.labels: Labels = np.concatenate(labels)
+        self._forget_pages()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def bytes_of(self, index: int) -> bytes:
-        value: bytes = self._value("bytes", index)
-        return value
+        batch, row = self._place(index)
+        ends, data = self._places[batch]
+        start, stop = struct.unpack("<ii", self._read(8, ends + 4 * row))
+        return self._read(stop - start, data + start)
 
     def name_of(self, index: int) -> str:
         """As in reports."""
-        value: str = self._value("name", index)
-        return value
+        batch, row = self._place(index)
+        name: str = self._batches[batch].column("name")[row].as_py()
+        self._forget_pages()
+        return name
 
-    def _value(self, column: str, index: int) -> Any:
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of the batch, and the row in it."""
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._batches[batch].column(column)[index - int(self._starts[batch])].as_py()
+        return batch, index - int(self._starts[batch])
+
+    def _read(self, size: int, offset: int) -> bytes:
+        data = os.pread(self._file, size, offset)
+        if len(data) != size:
+            raise OSError(f"{self._path} became shorter while it was used")
+        return data
+
+    def _forget_pages(self) -> None:
+        """What the map has read is no part of this process any more; it is read again where it is looked at."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def _read_batches(path: Path) -> list[Any]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+def _places(images: Any, whole: Any) -> tuple[int, int]:
+    """Where the ends and the bytes of a batch's `images` lie in the file, which is `whole` in memory."""
+    _, ends, data = images.buffers()
+    assert images.offset == 0, "a part of a batch"
+    # Images without a byte are none that could be read, and Arrow may leave their buffer out.
+    return ends.address - whole.address, 0 if data is None else data.address - whole.address

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from autoslim.data.image_listing import ListedImages
 from autoslim.data.split_names import NAMES
 from autoslim.errors import DatasetError
 
@@ -36,15 +37,13 @@ def refuse_parts(folder: Path, names: Sequence[str]) -> None:
     )
 
 
-def refuse_one(root: Path, folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
+def refuse_one(root: Path, folder: Path, images: Mapping[str, ListedImages]) -> None:
     """Raises DatasetError where only one of the folders has images, in folders of its own, which are the classes then; says how they are
     given."""
-    filled = [name for name, paths in images.items() if paths]
+    filled = [name for name, found in images.items() if len(found)]
     if len(filled) != 1:
         return
-    inner = sorted(
-        {path.relative_to(folder / filled[0]).parts[0] for path in images[filled[0]] if path.parent != folder / filled[0]}
-    )
+    inner = images[filled[0]].inner
     if len(inner) < 2:
         return
     beside = sorted(set(images) - set(filled))
@@ -56,13 +55,9 @@ def refuse_one(root: Path, folder: Path, images: Mapping[str, Sequence[Path]]) -
     )
 
 
-def joined_folders(folder: Path, images: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
+def joined_folders(images: Mapping[str, ListedImages]) -> tuple[str, ...]:
     """What is said of classes whose images lie in further folders."""
-    deeper = {
-        name: sorted({path.relative_to(folder / name).parts[0] for path in paths if path.parent != folder / name})
-        for name, paths in images.items()
-    }
-    nested = {name: inner for name, inner in deeper.items() if len(inner) > 1}
+    nested = {name: found.inner for name, found in images.items() if len(found.inner) > 1}
     if not nested:
         return ()
     shared = set.intersection(*(set(inner) for inner in nested.values())) if len(nested) > 1 else set()

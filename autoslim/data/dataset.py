@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoslim.core.user_cache import cache_folder
 from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import content_hash
 from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.decoders import decode_elsewhere
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_file import Keys, PixelFile, keys_of
+from autoslim.data.reference import DatasetReference
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
 from autoslim.data.token_labels import TokenLabels
-from autoslim.data.user_cache import cache_folder
 from autoslim.errors import DatasetError
+from autoslim.storage.mirror import Mirror
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "dataset.json"
@@ -57,7 +60,7 @@ class ImageSplit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The three splits at one storage size; `decoded` if they are read from the map, else they are decoded on access."""
+    """The three splits at one storage size; `decoded` if they were decoded once, else they are decoded on access."""
 
     train: ImageSplit
     validation: ImageSplit
@@ -66,14 +69,38 @@ class Splits:
 
 
 class PreparedDataset:
-    """Another process opens it by `path` (`open_dataset`). `digest` identifies its content: images, labels, classes and splits."""
+    """Another process opens it by `path` (`open_dataset`), and one that may be on another node by `reference` (`open_reference`). `digest`
+    identifies its content: images, labels, classes and splits.
+    """
 
-    def __init__(self, path: Path, report: DatasetReport, collected: Mapping[tuple[int, int], int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        report: DatasetReport,
+        collected: Mapping[tuple[int, int], int] | None = None,
+        *,
+        reference: DatasetReference | None = None,
+    ) -> None:
         self.path, self.report, self._collected = path, report, dict(collected or {})
+        self._reference = reference or DatasetReference(path=str(path))
+
+    @property
+    def reference(self) -> str:
+        """JSON."""
+        return self._reference.to_json()
 
     def with_collected(self, collected: Mapping[tuple[int, int], int]) -> PreparedDataset:
         """By the storage size, how many images were decoded while this was prepared just now."""
-        return PreparedDataset(self.path, self.report, collected)
+        return PreparedDataset(self.path, self.report, collected, reference=self._reference)
+
+    def kept_in(self, mirror: Mirror) -> PreparedDataset:
+        """The same, which is put into the output in a store, if there is one, for nodes that do not see `path`. One that each node prepares
+        by itself stays as it is."""
+        if mirror.uri is None or self._reference.spec is not None:
+            return self
+        mirror.keep_once(self.path)
+        reference = DatasetReference(path=mirror.name(self.path), output_uri=mirror.address)
+        return PreparedDataset(self.path, self.report, self._collected, reference=reference)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,7 +123,7 @@ class PreparedDataset:
         if not self._is_decoded_once(size):
             return Splits(**{split: self._streamed(split, size) for split in SPLITS}, decoded=False)
         folder = self._decode(size)
-        return Splits(**{split: self._mapped(split, size, folder) for split in SPLITS}, decoded=True)
+        return Splits(**{split: self._of_pixels(split, size, folder) for split in SPLITS}, decoded=True)
 
     def kept(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> int:
         """How many images an earlier search has decoded, which `splits` takes from the user's cache; 0 where it has been called before."""
@@ -134,7 +161,7 @@ class PreparedDataset:
         read = functools.partial(decoded, file, size)
         return ImageSplit(file.labels, size, read, self._token_labels(split), encoded=self._encoded_path(split))
 
-    def _mapped(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
+    def _of_pixels(self, split: str, size: tuple[int, int], folder: Path) -> ImageSplit:
         pixels = PixelFile(folder / f"{split}.pixels", size)
         return ImageSplit(self._encoded(split).labels, size, pixels.images, self._token_labels(split))
 
@@ -177,9 +204,14 @@ def _pixels(file: EncodedFile, size: tuple[int, int], index: int) -> bytes:
     return fit(decode_rgb(file.bytes_of(index)), size).tobytes()
 
 
-def open_dataset(path: Path) -> PreparedDataset:
-    """Opens the data set that `prepare_dataset` wrote to `path`; reads one small file. Raises DatasetError if it is not there."""
+def open_dataset(path: Path, reference: DatasetReference | None = None) -> PreparedDataset:
+    """Opens the data set that `prepare_dataset` wrote to `path`; reads one small file. `reference` is how other nodes find it, where that
+    is not by the path. Raises DatasetError if it is not there."""
     try:
-        return PreparedDataset(path, DatasetReport.from_json((path / MANIFEST).read_text()))
+        report = DatasetReport.from_json((path / MANIFEST).read_text())
+        if reference is not None:
+            # When it was used last, by which unused ones are found in the user's cache.
+            os.utime(path)
+        return PreparedDataset(path, report, reference=reference)
     except OSError as error:
         raise DatasetError(f"{path} is not a prepared data set: {error}") from error

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Self
 
 from autoslim.core.files import write_atomically
+from autoslim.core.user_cache import cache_folder
 from autoslim.data.copies import HASH_BYTES
 from autoslim.data.decode import decoder_version
 from autoslim.data.hashes import Hashes
-from autoslim.data.user_cache import cache_folder
 
 MAX_IMAGES = 4_000_000
 """Remembered of a data set, at most: 128 MB in the file."""

@@ -6,21 +6,22 @@ Links to files outside the root are refused.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from autoslim.data.class_folders import LEFTOVERS, joined_folders, refuse_one, refuse_parts
-from autoslim.data.decode import HEIF_SUFFIXES, SUFFIXES
+from autoslim.data.decode import SUFFIXES
 from autoslim.data.image_file import read_image_file
+from autoslim.data.image_listing import ListedImages, is_image, kind_of, list_images
 from autoslim.data.links import check_inside
 from autoslim.data.manifest_file import SUFFIXES as MANIFESTS
 from autoslim.data.manifest_file import describe_header
+from autoslim.data.path_list import PathList
 from autoslim.data.split_names import folders_by_split
 from autoslim.data.table import NEEDS_LABELS, Indices, Row, Source, Table
 from autoslim.errors import DatasetError
@@ -44,16 +45,16 @@ def read_image_folder(root: Path, *, labelled: bool = True, token_labels: Path |
         odd = sorted(set(listed[split]) ^ set(classes))
         if odd:
             raise DatasetError(f"{folder} and {splits['train']} have different classes: {', '.join(odd[:5])}")
-    tables = {split: _table(root, splits[split], list(listed[split].values())) for split in splits}
-    files = tuple(path for found in listed.values() for paths in found.values() for path in paths)
+    images = {split: PathList(root, [found.places for found in classes_of.values()]) for split, classes_of in listed.items()}
+    tables = {split: _table(splits[split], images[split], [len(found) for found in listed[split].values()]) for split in splits}
+    files = tuple(images.values())
     if token_labels is not None:
         # Here, because it imports PyTorch, and the processes that decode images do without.
         from autoslim.data.token_label_folder import TokenLabelFolder
 
-        images = [path for paths in listed["train"].values() for path in paths]
-        patches = TokenLabelFolder(token_labels, images, splits["train"])
+        patches = TokenLabelFolder(token_labels, images["train"], splits["train"])
         tables["train"] = dataclasses.replace(tables["train"], token_labels=patches.read)
-        files += patches.files
+        files += (patches.files,)
     return Source(
         name=str(root),
         classes=classes,
@@ -62,18 +63,19 @@ def read_image_folder(root: Path, *, labelled: bool = True, token_labels: Path |
         test=tables.get("test"),
         files=files,
         not_used=left.described(),
-        chosen=joined_folders(splits["train"], listed["train"]),
+        chosen=joined_folders(listed["train"]),
     ).check()
 
 
 def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
     """Every image below the folders of the splits."""
     left = _Left(root, splits)
-    listed = {split: _list_images(root, folder, left) for split, folder in splits.items()}
-    for split, images in listed.items():
-        if not images:
+    listed = {split: list_images(root, folder, left.note) for split, folder in splits.items()}
+    for split, found in listed.items():
+        if not len(found):
             raise DatasetError(f"{splits[split]} has no file ending in {', '.join(SUFFIXES)}, at any depth")
-    tables = {split: _table(root, splits[split], [images]) for split, images in listed.items()}
+    images = {split: PathList(root, [found.places]) for split, found in listed.items()}
+    tables = {split: _table(splits[split], paths, [len(paths)]) for split, paths in images.items()}
     return Source(
         name=str(root),
         classes=(),
@@ -81,7 +83,7 @@ def _unlabelled(root: Path, splits: dict[str, Path]) -> Source:
         train=tables["train"],
         validation=tables.get("validation"),
         test=tables.get("test"),
-        files=tuple(path for images in listed.values() for path in images),
+        files=tuple(images.values()),
         not_used=left.described(),
     ).check()
 
@@ -122,27 +124,27 @@ class _Left:
         return (*self._folders, *(f"{count} {what}" for what, count in sorted(self._counts.items())))
 
 
-def _list_classes(root: Path, folder: Path, left: _Left) -> dict[str, list[Path]]:
+def _list_classes(root: Path, folder: Path, left: _Left) -> dict[str, ListedImages]:
     check_inside(root, folder)
-    found = {path.name: _list_images(root, path, left) for path in _folders_in(folder)}
+    found = {path.name: list_images(root, path, left.note) for path in _folders_in(folder)}
     if not found:
         _refuse_without_classes(root, folder)
     refuse_one(root, folder, found)
     refuse_parts(folder, list(found))
     for name, images in found.items():
-        if not images:
+        if not len(images):
             raise DatasetError(
                 f"class {name!r} is empty: {folder / name} has no file ending in {', '.join(SUFFIXES)}; if it is no class, move it out of "
                 f"{folder}"
             )
     for path in _files_in(folder):
-        left.note("images outside of the class folders" if _is_image(path) else _kind(path))
+        left.note("images outside of the class folders" if is_image(path.name) else kind_of(path.name))
     return found
 
 
 def _refuse_without_classes(root: Path, folder: Path) -> NoReturn:
     files, manifest = _files_in(folder), _hint(root, folder)
-    if not any(_is_image(path) for path in files) and not manifest.startswith(_OFFER):
+    if not any(is_image(path.name) for path in files) and not manifest.startswith(_OFFER):
         kinds = sorted({path.suffix.lower() for path in files if path.suffix}) or ["nothing"]
         raise DatasetError(
             f"{folder} has no images and no class folders but {', '.join(kinds[:5])}{manifest}; expected images in <class>/*, or Parquet "
@@ -167,41 +169,12 @@ def _hint(root: Path, folder: Path) -> str:
     return f"; no manifest of images and labels: {', '.join(others)}" if others else ""
 
 
-def _list_images(root: Path, folder: Path, left: _Left) -> list[Path]:
-    check_inside(root, folder)
-    images: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        # Thumbnails and checkpoints of notebooks are no images of the user's.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in folders:
-            if Path(parent, name).is_symlink():
-                left.note("links to folders, which are not followed")
-        for path in (Path(parent, name) for name in names if not name.startswith(".")):
-            if _is_image(path):
-                check_inside(root, path)
-                images.append(path)
-            else:
-                left.note(_kind(path))
-    return sorted(images)
+def _table(folder: Path, images: PathList, counts: Sequence[int]) -> Table:
+    """`counts` are the numbers of images of the classes, in their order."""
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+    return Table(name=str(folder), labels=labels, rows=lambda wanted: _rows(images, wanted))
 
 
-def _kind(path: Path) -> str:
-    suffix = path.suffix.lower()
-    hint = " (read where the package pillow-heif is installed)" if suffix in HEIF_SUFFIXES else ""
-    return f"files ending in {suffix}{hint}" if suffix else "files without a suffix"
-
-
-def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def _table(root: Path, folder: Path, images: list[list[Path]]) -> Table:
-    labels = np.repeat(np.arange(len(images)), [len(paths) for paths in images]).astype(np.int64)
-    flat = [path for paths in images for path in paths]
-    return Table(name=str(folder), labels=labels, rows=lambda wanted: _rows(root, flat, wanted))
-
-
-def _rows(root: Path, images: list[Path], wanted: Indices) -> Iterator[Row]:
-    for row in wanted.tolist():
-        path = images[row]
-        yield row, read_image_file(path), str(path.relative_to(root))
+def _rows(images: PathList, wanted: Indices) -> Iterator[Row]:
+    for row in map(int, wanted):
+        yield row, read_image_file(images.path(row)), images.place(row)

@@ -6,6 +6,7 @@ No code of a data set is run: `datasets` has none but its own readers since its 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,19 @@ from autoslim.data.split_names import split_named
 from autoslim.data.table import Indices, Row, Source
 from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError, first_line
+from autoslim.storage import is_uri
 
 PREFIX = "hf:"
 _SHOWN = 20
+_FILES = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
+
+
+def hub_name(source: str) -> str | None:
+    """`owner/name` of a data set of the hub, also where its files are read (`hf://datasets/owner/name/...`); None for any other source."""
+    found = _FILES.match(source)
+    if found is not None:
+        return found[1]
+    return source.removeprefix(PREFIX) if source.startswith(PREFIX) and not is_uri(source) else None
 
 
 def read_hub(source: str, wanted: Wanted) -> Source:

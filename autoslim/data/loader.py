@@ -22,7 +22,7 @@ from autoslim.data.augment import Augmentation, Draws, check_augmentation
 from autoslim.data.batch_share import BatchShare
 from autoslim.data.dataset import ImageSplit
 from autoslim.data.map_ahead import map_ahead
-from autoslim.data.resample import normalise
+from autoslim.data.one_thread import compute_alone
 from autoslim.data.table import Indices
 from autoslim.data.token_targets import token_targets
 from autoslim.errors import InfeasibleError, RequestError
@@ -32,6 +32,9 @@ Batch = tuple[Tensor, Tensor]
 
 _MAX_READERS = 4
 """Threads that copy decoded images out of their file: more would wait for the memory."""
+
+_MAX_MAKERS = 8
+"""Threads that make the batches of a CPU, each of which is held as floats: training on them takes far longer than to make them."""
 
 _CPU = torch.device("cpu")
 
@@ -61,7 +64,13 @@ class Loader:
     come in order, centre-cropped.
 
     Batches are read, or decoded, ahead in the background, at most one for each of the threads that PyTorch may use in this process; what
-    is decoded is decoded by as many processes. They are cropped, augmented and normalised on the device.
+    is decoded is decoded by as many processes. A GPU crops, augments and normalises them itself; for a CPU that is done ahead, too, each
+    batch in a thread of its own.
+
+    Where the training `repeats` images (Hoffer et al., 2020, arXiv 1901.09335; Berman et al., 2019, arXiv 1902.05509), each of them is in
+    a batch as often, one after the other and each time augmented otherwise; of a group that a batch ends in, the rest is in the next. An
+    epoch has as many batches as without: the first ones of the shuffled images, so that it takes as many epochs to see each once on
+    average.
 
     With a `token_grid`, rows and columns of the model's patches, batches have the labels of the patches (`token_targets`), which the split
     has to have.
@@ -87,8 +96,9 @@ class Loader:
     ) -> None:
         check_augmentation(training.augmentation)
         _check(split, training, mean, std, image_size)
-        self._split, self._seed, self._train, self._mean, self._std = split, seed, train, mean, std
+        self._split, self._seed, self._train = split, seed, train
         self._batch_size, self._share, self._token_grid = training.batch_size, share, token_grid
+        self._repeats = training.repeats if train else 1
         self._augmentation = Augmentation(
             training.augmentation if train else "none",
             stored=split.size,
@@ -120,26 +130,48 @@ class Loader:
         order = self._order(epoch)
         # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
         steps = ((order[step * self._batch_size : (step + 1) * self._batch_size], step + 1) for step in range(start, len(self)))
-        prepare = functools.partial(self._prepare, epoch, pinned=device.type == "cuda")
-        threads = torch.get_num_threads() if self._split.encoded is not None else min(_MAX_READERS, torch.get_num_threads())
+        threads = torch.get_num_threads()
         # A caller may stop within an epoch; the batches that it does not want are not prepared.
+        if device.type == "cpu":
+            finish = functools.partial(self._finish_alone, epoch)
+            threads = min(_MAX_MAKERS, threads)
+            with contextlib.closing(map_ahead(finish, steps, threads=threads, ahead=threads)) as finished:
+                yield from finished
+            return
+        prepare = functools.partial(self._prepare, epoch, pinned=device.type == "cuda")
+        threads = threads if self._split.encoded is not None else min(_MAX_READERS, threads)
         with contextlib.closing(map_ahead(prepare, steps, threads=threads, ahead=threads)) as batches:
             for batch in batches:
-                images_BHW3, labels, draws = batch.on(device)
-                yield normalise(self._augmentation(images_BHW3, draws), self._mean, self._std), labels
+                yield self._finish(batch.on(device))
 
     def _order(self, epoch: int) -> Indices:
         if not self._train:
             return np.arange(len(self._split))
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
+        shuffled = np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
+        return np.repeat(shuffled, self._repeats)[: len(self._split)]
+
+    def _finish(self, prepared: _Prepared) -> Batch:
+        return self._augmentation(prepared.images_BHW3, prepared.draws), prepared.labels
+
+    def _finish_alone(self, epoch: int, step: tuple[Indices, int]) -> Batch:
+        """In a thread beside others that do the same: each has one CPU."""
+        compute_alone()
+        return self._finish(self._prepare(epoch, step, pinned=False))
 
     def _prepare(self, epoch: int, step: tuple[Indices, int], *, pinned: bool) -> _Prepared:
         indices, number = step
         rows = np.arange(len(indices)) if self._share is None else self._share.rows(len(indices))
         draws = self._augmentation.draw(np.random.default_rng([self._seed, epoch, number]), len(indices), rows)
         own = indices[rows]
-        prepared = _Prepared(torch.from_numpy(self._split.batch(own)), torch.from_numpy(self._targets(own, draws)), draws)
+        prepared = _Prepared(torch.from_numpy(self._read(own)), torch.from_numpy(self._targets(own, draws)), draws)
         return prepared.pinned() if pinned else prepared
+
+    def _read(self, indices: Indices) -> NDArray[np.uint8]:
+        if self._repeats == 1:
+            return self._split.batch(indices)
+        # Read, or decoded, once, however often it is in the batch.
+        once, copies = np.unique(indices, return_inverse=True)
+        return self._split.batch(once)[copies]
 
     def _targets(self, indices: Indices, draws: Draws) -> NDArray[np.int64] | NDArray[np.float32]:
         labels_B = self._split.labels[indices]
@@ -162,6 +194,8 @@ def _check(
 ) -> None:
     if training.batch_size < 1:
         raise RequestError(f"batch_size is {training.batch_size}; allowed: at least 1")
+    if training.repeats < 1:
+        raise RequestError(f"repeats is {training.repeats}; allowed: at least 1")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise RequestError(f"mean is {mean} and std {std}; allowed: three numbers each, std above 0")
     if size[0] > split.size[0] or size[1] > split.size[1]:

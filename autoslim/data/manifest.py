@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from autoslim.data.image_file import ImageFinder, exists, read_image_file
 from autoslim.data.labels import coded_column
 from autoslim.data.links import check_inside
 from autoslim.data.manifest_file import SPLIT, SUFFIXES, check_size, describe_header, read_columns
+from autoslim.data.path_list import PathList, path_array, texts_of
 from autoslim.data.shards import beside
 from autoslim.data.split_names import NAMES, folders_by_split, split_named
 from autoslim.data.table import Indices, Row, Source
@@ -116,9 +118,9 @@ def _source(
     *,
     root: Path | None = None,
 ) -> Source:
-    images = [path for found in parts.values() for part in found for path in part.files()]
-    _check_some_exist(name, images)
-    not_used = () if root is None else beside(root, [*files, *images])
+    images = [PathList(Path(), [path_array(str(path) for path in part.files())]) for found in parts.values() for part in found]
+    _check_some_exist(name, list(itertools.islice((Path(path) for some in images for path in some), _LOOKED_AT)))
+    not_used = () if root is None else beside(root, itertools.chain(files, (Path(path) for some in images for path in some)))
     # Said because folders beside them might be meant as classes.
     chosen = (
         () if root is None else (f"the images of {', '.join(str(path.relative_to(root)) for path in files)}, not the folders",)
@@ -159,7 +161,7 @@ class _Table:
         return found
 
     def _check_paths(self) -> None:
-        for row, text in enumerate(self.paths.to_pylist()):
+        for row, text in enumerate(texts_of(self.paths)):
             if not text:
                 raise DatasetError(f"{self.path}, row {row}: the path is missing")
             if not self.finder.is_lexically_inside(text):
@@ -202,19 +204,18 @@ class _Table:
         )
 
     def _rows(self, paths: Any, chosen: Indices, wanted: Indices) -> Iterator[Row]:
-        for row in wanted.tolist():
+        for row in map(int, wanted):
             text = paths[row].as_py()
             yield row, read_image_file(self._path_of(text, int(chosen[row]))), f"{self.path.name}:{chosen[row]} ({text})"
 
     def _files(self, paths: Any) -> Iterator[Path]:
-        return (self.finder.base / text for text in paths.to_pylist())
+        return (self.finder.base / text for text in texts_of(paths))
 
     def _path_of(self, text: str, row: int) -> Path:
         return self.finder.path_of(text, f"{self.path}, row {row},")
 
 
-def _check_some_exist(name: str, images: Sequence[Path]) -> None:
-    first = images[:_LOOKED_AT]
+def _check_some_exist(name: str, first: Sequence[Path]) -> None:
     if first and not any(exists(path) for path in first):
         raise DatasetError(
             f"{name}: none of the first {len(first)} images exists, such as {first[0]}; paths are relative to the manifest's folder, "

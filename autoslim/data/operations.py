@@ -1,12 +1,16 @@
 """What `strong` does to crops on any device, in batches: each operation takes images (n, 3, h, w) of values from 0 to 255, which it may
 change, and a value for each of them, and returns the results. They are Pillow's, without its rounding.
+
+B images of a batch, n of those that an operation is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,23 +20,46 @@ _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114
 
 
 class Step(NamedTuple):
-    """An operation on the images at `rows` of a batch (n,), on all where they are None, with its further arguments."""
+    """An operation on the images at `rows` of a batch (n,), in rising order, or on all where they are None. `values` have one for each of
+    them (n, ...), and `shared` are for all together.
+    """
 
     operation: str
     rows: Tensor | None
-    values: tuple[Tensor, ...]
+    values: tuple[Tensor, ...] = ()
+    shared: tuple[Tensor, ...] = ()
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Step:
-        return Step(self.operation, None if self.rows is None else move(self.rows), tuple(map(move, self.values)))
+        rows = None if self.rows is None else move(self.rows)
+        return Step(self.operation, rows, tuple(map(move, self.values)), tuple(map(move, self.shared)))
+
+    def some(self, found: slice, first: int) -> Step:
+        """For the images of a part of the batch, which begins with its row `first`: those of `values` that are `found` there."""
+        rows = None if self.rows is None else self.rows[found] - first
+        return Step(self.operation, rows, tuple(value[found] for value in self.values), self.shared)
+
+
+def steps_of_parts(steps: Sequence[Step], bounds: Sequence[int]) -> Iterator[tuple[Step, ...]]:
+    """The steps of each part of a batch on a CPU, from one of its `bounds` to the next."""
+    places = [bounds if step.rows is None else np.searchsorted(step.rows.numpy(), bounds).tolist() for step in steps]
+    for number, first in enumerate(itertools.islice(bounds, len(bounds) - 1)):
+        yield tuple(
+            step.some(slice(place[number], place[number + 1]), first)
+            for step, place in zip(steps, places, strict=True)
+            if place[number] < place[number + 1]
+        )
 
 
 def apply_steps(x_B3hw: Tensor, steps: Sequence[Step]) -> Tensor:
-    for name, rows, values in steps:
+    """Changes the images."""
+    for name, rows, values, shared in steps:
         operation = OPERATIONS[name]
-        if rows is None:
-            x_B3hw = operation(x_B3hw, *values)
-        else:
-            x_B3hw.index_copy_(0, rows, operation(x_B3hw.index_select(0, rows), *values))
+        if rows is not None and len(rows) < len(x_B3hw):
+            x_B3hw.index_copy_(0, rows, operation(x_B3hw.index_select(0, rows), *values, *shared))
+            continue
+        found = operation(x_B3hw, *values, *shared)
+        if found is not x_B3hw:
+            x_B3hw.copy_(found)
     return x_B3hw
 
 
@@ -41,7 +68,8 @@ def _each(value_n: Tensor) -> Tensor:
 
 
 def _grey(x_n3hw: Tensor) -> Tensor:
-    return (_RED * x_n3hw[:, 0] + _GREEN * x_n3hw[:, 1] + _BLUE * x_n3hw[:, 2])[:, None]
+    # Products and sums apart: an `alpha` rounds by the place in memory, and an image by that of its batch.
+    return (_RED * x_n3hw[:, 0]).add_(_GREEN * x_n3hw[:, 1]).add_(_BLUE * x_n3hw[:, 2])[:, None]
 
 
 def _blend(without: Tensor, x_n3hw: Tensor, factor_n: Tensor) -> Tensor:
@@ -108,11 +136,26 @@ def equalize(x_n3hw: Tensor) -> Tensor:
 
 
 def affine(x_n3hw: Tensor, matrix_n23: Tensor, fill_n3: Tensor) -> Tensor:
-    """Each pixel from where its matrix leads to, in the coordinates of `affine_grid`; `fill` comes from outside the image."""
-    grid = functional.affine_grid(matrix_n23, list(x_n3hw.shape), align_corners=False)
+    """Each pixel from where its matrix leads to, in coordinates from -1 to 1 along each side; `fill` comes from outside the image."""
+    height, width = x_n3hw.shape[2:]
+    row_h1, column_w = _middles(height, x_n3hw.device)[:, None], _middles(width, x_n3hw.device)
+    # As `affine_grid`, whose product of matrices has threads of its own and rounds by the number of images.
+    to_column, to_row = (
+        matrix_n23[:, side, 0, None, None] * column_w
+        + matrix_n23[:, side, 1, None, None] * row_h1
+        + matrix_n23[:, side, 2, None, None]
+        for side in (0, 1)
+    )
+    grid_nhw2 = torch.stack([to_column, to_row], dim=-1)
     fill_n311 = fill_n3[:, :, None, None]
     # Outside there are zeros.
-    return functional.grid_sample(x_n3hw - fill_n311, grid, mode="bicubic", align_corners=False).add_(fill_n311).clamp_(0, 255)
+    found_n3hw = functional.grid_sample(x_n3hw - fill_n311, grid_nhw2, mode="bicubic", align_corners=False)
+    return found_n3hw.add_(fill_n311).clamp_(0, 255)
+
+
+def _middles(side: int, device: torch.device) -> Tensor:
+    """Of the pixels along a side that goes from -1 to 1."""
+    return (2 * torch.arange(side, device=device) + (1 - side)) / side
 
 
 def erase(x_n3hw: Tensor, box_n4: Tensor, noise_3hw: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +21,7 @@ from autoslim.data.assemble import Part, assemble, no_labels
 from autoslim.data.columns import EXPECTED, Columns, check_token_labels, choose_columns, given_names, is_text
 from autoslim.data.image_file import ImageFinder
 from autoslim.data.labels import Coded, coded_column
+from autoslim.data.path_list import PathList, path_array
 from autoslim.data.shards import Shards
 from autoslim.data.table import EncodedTokenLabels, Indices, Row, Source
 from autoslim.data.wanted import Wanted
@@ -40,6 +42,9 @@ MAX_EXPANSION = 200
 
 _BATCH_ROWS = 16
 """Rows that are in memory at once: an image may have 64 MiB."""
+
+_BUFFER = 2**20
+"""Bytes that are read of a column at once. Arrow's own way is the whole column of a row group, which may be all images of a file."""
 
 _ALLOWED_ANYWAY = 64 * 2**20
 """Bytes that any file may unpack to, so that small files of labels pass."""
@@ -92,14 +97,14 @@ def _source(
     files = [_File.open(path, root, wanted) for path in by_split["train"][:1]]
     columns = files[0].columns
     parts: dict[str, list[Part]] = {}
-    images: list[Path] = []
+    images: list[PathList] = []
     for split, paths in by_split.items():
         again = columns.again(wanted)
         # Only training reads labels of patches.
         again = again if split == "train" else dataclasses.replace(again, token_labels=None)
         opened = [_File.open(path, root, again) for path in paths]
         parts[split] = [file.part() for file in opened]
-        images += [path for part in parts[split] for path in part.files()]
+        images += [PathList(Path(), [path_array(str(path) for path in part.files())]) for part in parts[split]]
     return assemble(
         name,
         parts,
@@ -190,17 +195,19 @@ class _File:
             yield data or b"", f"{self.path.name}:{row}, column {column}"
 
     def _values(self, column: str, wanted: Indices) -> Iterator[tuple[int, Any]]:
-        chosen, row = set(wanted.tolist()), 0
+        first, start = 0, 0
         for batch in self._batches([column], rows=_BATCH_ROWS):
-            for value in batch.column(0):
-                if row in chosen:
-                    yield row, value.as_py()
-                row += 1
+            # They are sorted: those of a batch are the next ones.
+            stop = int(np.searchsorted(wanted, first + batch.num_rows))
+            values = batch.column(0)
+            for row in map(int, wanted[start:stop]):
+                yield row, values[row - first].as_py()
+            first, start = first + batch.num_rows, stop
 
     def _batches(self, columns: Sequence[str], *, rows: int) -> Iterator[Any]:
         row = 0
         try:
-            with _open(self.path) as file:
+            with _open(self.path, buffer_size=_BUFFER) as file:
                 for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
                     # A path that is not UTF-8 is found here.
                     batch.validate(full=True)

@@ -24,13 +24,13 @@ import numpy as np
 from filelock import FileLock
 
 from autoslim.core.files import is_unfinished, replacing_file
+from autoslim.core.user_cache import FOLDER, LIMIT, cache_folder, cache_limit
 from autoslim.data.decode import decoder_version
 from autoslim.data.hashes import Hashes
 from autoslim.data.map_ahead import map_ahead
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import CheckedFile, Keys, check_of, write_pixels
 from autoslim.data.table import Indices
-from autoslim.data.user_cache import FOLDER, LIMIT, cache_folder, cache_limit
 
 _SUFFIX = ".pixels"
 _LOCK_SECONDS = 600

@@ -7,8 +7,8 @@ are the pixels of that image, whatever happened to the file. N follows from the 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Self
@@ -70,26 +70,49 @@ def write_pixels(path: Path, keys: Keys, images: Iterable[tuple[bytes, bytes]]) 
 
 
 class PixelFile:
-    """The images, read in place from a map. All processes of a node that map a file share its pages: they hold the images once."""
+    """The images, read from the file as they are asked for.
+
+    It is not mapped: what a process has read of a map counts as its memory, in the end the whole set. The system's cache of files holds
+    the images once for all processes of a node.
+    """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        self._pixels: NDArray[np.uint8] = np.empty((0, *size, 3), np.uint8)
+        """Raises OSError for a file that cannot be read, or is not of this form."""
+        self._path, self._size = path, size
         with path.open("rb") as file:
-            count = _count(file, size)
-            # A map of nothing would be an error.
-            if count:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._pixels = np.frombuffer(data, np.uint8, count * pixel_bytes(size)).reshape(count, *size, 3)
+            self._count = _count(file, size)
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
 
     def images(self, indices: Indices) -> NDArray[np.uint8]:
-        """A copy (N, H, W, 3), which the caller may change; the map is read-only."""
-        # Not by an index: this copies image by image, and lets other threads run meanwhile.
-        return np.take(self._pixels, indices, axis=0)
+        """A new array (N, H, W, 3). May be called by several threads.
+
+        Raises:
+            IndexError: for an image that the file does not have.
+            OSError: for a file that cannot be read.
+        """
+        images = np.empty((len(indices), *self._size, 3), np.uint8)
+        if not len(indices):
+            return images
+        if not 0 <= indices.min() <= indices.max() < self._count:
+            raise IndexError(f"{self._path} has {self._count} images, and not all of {indices.min()} to {indices.max()}")
+        # Images that follow each other, as in an evaluation, are one read.
+        starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
+        for start, stop in zip(starts.tolist(), [*starts.tolist()[1:], len(indices)], strict=True):
+            self._read(images[start:stop].reshape(-1).data, int(indices[start]) * pixel_bytes(self._size))
+        return images
+
+    def _read(self, into: memoryview, offset: int) -> None:
+        # One call reads two GiB at most.
+        while len(into):
+            count = os.preadv(self._file, [into], offset)
+            if count == 0:
+                raise OSError(f"{self._path} became shorter while it was used")
+            into, offset = into[count:], offset + count
 
 
 class CheckedFile:
-    """The same file, read image by image, each with its check. Not mapped: a process that maps a file which another node deletes, or a
-    disk fails to read, is ended by the system."""
+    """The same file, read image by image, each with its check."""
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         """Raises OSError for a file that cannot be read, or is not of this form."""

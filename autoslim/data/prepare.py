@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,12 +17,15 @@ from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import described, find_copies, imbalance
 from autoslim.data.dataset import MANIFEST, SPLITS, PreparedDataset, open_dataset
 from autoslim.data.decode import storage_size
+from autoslim.data.decoded_limit import measured_limit
 from autoslim.data.examined import Examined
 from autoslim.data.hashes import Hashes
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import pixel_bytes
 from autoslim.data.progress import Progress, Watch
+from autoslim.data.reference import DatasetReference
+from autoslim.data.remote import look_at, open_remote, prepared_folder
 from autoslim.data.report import DatasetReport
 from autoslim.data.sources import open_source
 from autoslim.data.split_writer import Part, SplitWriter
@@ -29,9 +34,15 @@ from autoslim.data.table import Indices, Source
 from autoslim.data.token_labels import write_token_labels
 from autoslim.data.unreadable import check_allowed, check_unreadable
 from autoslim.data.wanted import Wanted
+from autoslim.errors import DatasetError
+from autoslim.storage import is_uri
+from autoslim.storage.mirror import Mirror
 
 _LAYOUT = 2
 """Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
+
+_FILES_AT_ONCE = 1024
+"""Of the source, whose names, sizes and times are hashed: a folder has millions of images."""
 
 _TOLD_BYTES = 2**30
 """Of decoded images, from which on a user is told how much space they take."""
@@ -49,6 +60,7 @@ def prepare_dataset(
     """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
     Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
+    Where the source is a URI, each node fetches and prepares it once, in the user's cache instead of `cache_dir`.
     Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `inputs` are the image sizes
     and crops of the models that will read it, as in `PreparedDataset.splits`: images are brought to these sizes while they are examined,
     and are not decoded a second time. `tell` gets a line that says how much space they take, where that is much, and one now and then that
@@ -57,35 +69,75 @@ def prepare_dataset(
     Raises:
         DatasetError: for a source that cannot be read or used.
         OutputError: for a cache that cannot be written.
+        StorageError, UnavailableError: for a URI that cannot be read.
     """
     check_allowed(spec)
-    source = open_source(spec.source, seed=seed, wanted=Wanted.of(spec))
-    path = cache_dir / _key(spec, source, seed)
+    path, open_it = _find(spec, cache_dir, seed, tell)
+    reference = DatasetReference(path=str(path), spec=spec, seed=seed) if is_uri(spec.source) else None
     with publish_once(path) as folder, contextlib.ExitStack() as stack:
         if folder is None:
-            return open_dataset(path)
+            return open_dataset(path, reference)
+        source = open_it()
         parts = make_splits(spec, source, seed)
         images = sum(len(part.rows) for part in parts.values())
         sizes = sorted({storage_size(*one) for one in inputs})
+        limit = measured_limit(cache_dir) if spec.decoded_limit is None else spec.decoded_limit
         if tell is not None:
             for size in sizes:
-                _tell_size(tell, images, size, spec.decoded_limit)
+                _tell_size(tell, images, size, limit)
         # Larger sets are decoded while they are read.
-        once = [size for size in sizes if images * pixel_bytes(size) <= spec.decoded_limit]
+        once = [size for size in sizes if images * pixel_bytes(size) <= limit]
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in once]
-        _write(folder, spec, source, seed, parts, collectors, Progress(images, tell, watch))
-    return open_dataset(path).with_collected({collector.size: collector.count for collector in collectors})
+        _write(folder, spec, source, seed, limit, parts, collectors, Progress(images, tell, watch))
+    return open_dataset(path, reference).with_collected({collector.size: collector.count for collector in collectors})
+
+
+def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], None] | None) -> tuple[Path, Callable[[], Source]]:
+    """The folder of the prepared data set, and what opens its source, which is not fetched before."""
+    read = functools.partial(open_source, seed=seed, wanted=Wanted.of(spec))
+    if not is_uri(spec.source):
+        source = read(spec.source)
+        return cache_dir / _key(spec, source.fingerprint(), seed), lambda: source
+    if Wanted.of(spec).token_label_folder is not None:
+        raise DatasetError(
+            f"token_labels is {spec.token_labels!r}, a folder, but the images are at {spec.source}; allowed: a column of Parquet files"
+        )
+    listing = look_at(spec.source)
+    path = prepared_folder() / _key(spec, [(spec.source, listing.digest)], seed)
+    return path, lambda: open_remote(spec.source, listing, read, tell=tell)
+
+
+def open_reference(text: str) -> PreparedDataset:
+    """The data set that `PreparedDataset.reference` names: opened, or where this node does not have it yet, prepared from an object store
+    or brought from the output that it is kept in.
+
+    Raises:
+        DatasetError: it is not there, or the files at its URI have changed.
+        OutputError, StorageError, UnavailableError: as `prepare_dataset`.
+    """
+    reference = DatasetReference.from_json(text)
+    if reference.spec is None:
+        return open_dataset(Mirror.of(reference.output_uri).fetched(reference.path))
+    path = Path(reference.path)
+    own = prepared_folder() / path.name
+    if own.is_dir():
+        # No listing, which may take long: what is in the store by now is not asked for.
+        return open_dataset(own, reference)
+    dataset = prepare_dataset(reference.spec, own.parent, seed=reference.seed)
+    if dataset.path.name != path.name:
+        raise DatasetError(
+            f"the files at {reference.spec.source} have changed since the search has prepared them; run it again with --resume, which goes "
+            "on with what is there now, or put the former ones back"
+        )
+    return dataset
 
 
 def _tell_size(tell: Callable[[str], None], images: int, size: tuple[int, int], limit: int) -> None:
     total = images * pixel_bytes(size)
     if total >= _TOLD_BYTES:
-        much = (
-            f", more than the {limit / 2**30:.1f} GiB that are kept: they are decoded while they are read"
-            if total > limit
-            else ""
-        )
-        tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded{much}")
+        room = f"the {limit / 2**30:.1f} GiB that there is room for (--decoded-limit)"
+        how = f"more than {room}: they are decoded while they are read" if total > limit else f"of {room}: they are decoded once"
+        tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded, {how}")
 
 
 def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
@@ -105,9 +157,15 @@ def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, se
     return prepare_dataset(spec, cache_dir, seed=seed)
 
 
-def _key(spec: DatasetSpec, source: Source, seed: int) -> str:
-    text = json.dumps([_LAYOUT, spec.to_dict(), seed, source.fingerprint()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _key(spec: DatasetSpec, fingerprint: Iterable[tuple[str | int, ...]], seed: int) -> str:
+    # The hash of one JSON list, [layout, spec, seed, files], of which the files are never in memory together.
+    digest = hashlib.sha256(json.dumps([_LAYOUT, spec.to_dict(), seed], sort_keys=True)[:-1].encode() + b", [")
+    files, comma = iter(fingerprint), ""
+    while some := list(itertools.islice(files, _FILES_AT_ONCE)):
+        digest.update((comma + json.dumps(some)[1:-1]).encode())
+        comma = ", "
+    digest.update(b"]]")
+    return digest.hexdigest()[:16]
 
 
 def _write(
@@ -115,6 +173,7 @@ def _write(
     spec: DatasetSpec,
     source: Source,
     seed: int,
+    decoded_limit: int,
     parts: dict[str, Part],
     collectors: Sequence[PixelCollector],
     progress: Progress,
@@ -146,7 +205,7 @@ def _write(
         classes=source.classes,
         seed=seed,
         digest_of_images=digest.hexdigest()[:16],
-        decoded_limit=spec.decoded_limit,
+        decoded_limit=decoded_limit,
         **{split: writers[split].report() for split in SPLITS},
         not_used=source.not_used,
         chosen=(*source.chosen, *patches),

@@ -1,6 +1,6 @@
 """Crops of a batch on any device: each row of a crop is a weighted sum of a few stored rows, and each column then of a few columns.
 
-B images of a batch, b of a part of it, H and W pixels as stored, h and w pixels of the crops, K stored rows (or columns) of which one is
+B images of a batch, H and W pixels as stored, h and w pixels of the crops, K stored rows (or columns) of which one is
 made, N of either, with X, Y or M values each.
 """
 
@@ -18,9 +18,6 @@ _SUPPORT = 2.0
 
 _SHARPNESS = -0.5
 """The parameter a of Keys's cubic convolution (1981), as in Pillow."""
-
-_CACHED_VALUES = 2**19
-"""Of images of float32, 2 MiB."""
 
 
 class Taps(NamedTuple):
@@ -71,20 +68,14 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
-def resample(images_BHW3: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """The crops of bytes (B, H, W, 3): float32 (B, 3, h, w) from 0 to 255, not rounded."""
-    batch, height, width, _ = images_BHW3.shape
-    crops_B3hw = torch.empty(batch, 3, rows.stored.shape[1], columns.stored.shape[1], device=images_BHW3.device)
-    # On a CPU a few images at a time, whose intermediate values stay in its cache: several times as fast.
-    part = batch if images_BHW3.is_cuda else max(1, _CACHED_VALUES // (height * width * 3))
-    for start in range(0, batch, part):
-        some = slice(start, start + part)
-        lines_bhX = _weighted(images_BHW3[some].flatten(2).float(), rows.some(some))
-        lines_bWY = lines_bhX.transpose(1, 2).unflatten(1, (width, 3)).flatten(2)  # type: ignore[no-untyped-call]
-        found_b3hw = _weighted(lines_bWY, columns.some(some)).transpose(1, 2).unflatten(1, (3, -1))  # type: ignore[no-untyped-call]
-        # Bicubic interpolation overshoots at edges.
-        torch.clamp(found_b3hw, 0, 255, out=crops_B3hw[some])
-    return crops_B3hw
+def resample(images_BHW3: Tensor, rows: Taps, columns: Taps, crops_B3hw: Tensor) -> Tensor:
+    """Writes the crops of bytes (B, H, W, 3): float32 (B, 3, h, w) from 0 to 255, not rounded."""
+    width = images_BHW3.shape[2]
+    lines_BhX = _weighted(images_BHW3.flatten(2).float(), rows)
+    lines_BWY = lines_BhX.transpose(1, 2).unflatten(1, (width, 3)).flatten(2)  # type: ignore[no-untyped-call]
+    found_B3hw = _weighted(lines_BWY, columns).transpose(1, 2).unflatten(1, (3, -1))  # type: ignore[no-untyped-call]
+    # Bicubic interpolation overshoots at edges.
+    return torch.clamp(found_B3hw, 0, 255, out=crops_B3hw)
 
 
 def _weighted(x_BNM: Tensor, taps: Taps) -> Tensor:
@@ -101,11 +92,12 @@ def _weighted(x_BNM: Tensor, taps: Taps) -> Tensor:
     return sums.view(batch, -1, values)
 
 
-def planes(images_Bhw3: Tensor) -> Tensor:
-    """float32 (B, 3, h, w), in the range of the bytes."""
+def planes(images_Bhw3: Tensor, x_B3hw: Tensor | None = None) -> Tensor:
+    """Writes float32 (B, 3, h, w), in the range of the bytes; into new memory where none is given."""
     batch, height, width, _ = images_Bhw3.shape
+    if x_B3hw is None:
+        x_B3hw = torch.empty((batch, 3, height, width), device=images_Bhw3.device)
     # In one pass over the memory: twice as fast on a CPU as a change of type and one of order.
-    x_B3hw = torch.empty((batch, 3, height, width), device=images_Bhw3.device)
     return x_B3hw.copy_(images_Bhw3.permute(0, 3, 1, 2))
 
 

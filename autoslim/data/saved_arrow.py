@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from autoslim.data.assemble import Part, assemble, no_labels
@@ -174,15 +175,16 @@ class _File:
         )
 
     def _rows(self, wanted: Indices) -> Iterator[Row]:
-        chosen, row = set(wanted.tolist()), 0
+        first, start = 0, 0
         for batch in _batches(self.path):
-            images = _checked(batch.column(self.columns.image), self.path, row)
-            for image in images:
-                if row in chosen:
-                    where = f"{self.path.name}:{row}"
-                    data, path = self.finder.read(image.as_py(), where)
-                    yield row, data, f"{where} ({path})" if path else where
-                row += 1
+            images = _checked(batch.column(self.columns.image), self.path, first)
+            # They are sorted: those of a batch are the next ones.
+            stop = int(np.searchsorted(wanted, first + batch.num_rows))
+            for row in map(int, wanted[start:stop]):
+                where = f"{self.path.name}:{row}"
+                data, path = self.finder.read(images[row - first].as_py(), where)
+                yield row, data, f"{where} ({path})" if path else where
+            first, start = first + batch.num_rows, stop
 
 
 def _checked(column: Any, path: Path, row: int) -> Any:

@@ -142,14 +142,18 @@ def _described(root: Path, listing: _Listing, found: _Found, *, others: Sequence
 
 def beside(root: Path, used: Iterable[Path]) -> tuple[str, ...]:
     """The folders of `root` without a used file in them, and how many other files are in it; what is hidden does not count."""
-    return _beside(_list(root), set(used), ())
+    return _beside(_list(root), used, ())
 
 
-def _beside(listing: _Listing, used: set[Path], mentioned: Sequence[Path]) -> tuple[str, ...]:
-    parents = {parent for path in used for parent in path.parents}
+def _beside(listing: _Listing, used: Iterable[Path], mentioned: Sequence[Path]) -> tuple[str, ...]:
+    left, parents = set(listing.files), set[Path]()
+    # Millions of images have few folders.
+    for path in used:
+        left.discard(path)
+        if path.parent not in parents:
+            parents.update(path.parents)
     lines = [f"the folder {path.name}" for path in listing.folders if path not in parents and path not in mentioned]
-    count = len(set(listing.files) - used)
-    return (*lines, f"{count} files beside the splits") if count else tuple(lines)
+    return (*lines, f"{len(left)} files beside the splits") if left else tuple(lines)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -16,11 +17,13 @@ from PIL import Image
 from autoslim.data import hub, manifest, parquet, saved_arrow, tars
 from autoslim.data.folder import read_image_folder
 from autoslim.data.manifest_file import SUFFIXES
+from autoslim.data.remote import look_at, open_remote
 from autoslim.data.shards import find_shards
 from autoslim.data.splits import split_off_count
 from autoslim.data.table import Indices, Labels, Row, Source, Table, without_labels
 from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
+from autoslim.storage import FORMS, is_uri
 
 BUILTIN = ("digits",)
 _DIGITS_TEST = 360
@@ -133,15 +136,19 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Source:
-    """Opens a source by its name or path; `./digits` is a folder of that name, `digits` the built-in data set.
+    """Opens a source by its name, path or URI; `./digits` is a folder of that name, `digits` the built-in data set. Files at a URI are
+    fetched first.
 
     Where no labels are wanted, images are all that is read: of folders at any depth, and of the column of images.
 
     Raises:
         DatasetError: for a source that cannot be read, has no labels where it needs some, or none of the columns or configurations that
             are wanted.
+        StorageError, UnavailableError, OutputError: for a URI whose files cannot be fetched.
     """
     wanted = wanted or Wanted()
+    if is_uri(source):
+        return open_remote(source, look_at(source), functools.partial(open_source, seed=seed, wanted=wanted))
     if source in BUILTIN:
         _refuse_choices(source, "built-in data set", (), wanted)
         digits = _read_digits(seed)
@@ -160,7 +167,7 @@ def open_source(source: str, *, seed: int, wanted: Wanted | None = None) -> Sour
         raise DatasetError(
             f"data set {source!r} does not exist; allowed: a Parquet file, a manifest ({', '.join(SUFFIXES)}), a WebDataset tar, a "
             f"folder with train.parquet or its shards, a folder of image folders, a folder that save_to_disk wrote, "
-            f"hf:OWNER/NAME, or {', '.join(BUILTIN)}"
+            f"hf:OWNER/NAME, {', '.join(FORMS.values())}, or {', '.join(BUILTIN)}"
         )
     layout, found = _layout(path, wanted)
     _refuse_choices(source, layout.name, layout.choices, wanted)

@@ -117,7 +117,7 @@ class StrongSteps:
             generator.standard_normal((3, height, width), np.float32) * self._std_3[:, None, None] + self._mean_3[:, None, None]
         )
         if len(chosen_b):
-            yield Step("erase", torch.from_numpy(chosen_b), (_tensor(boxes_b4), _tensor(noise_3hw)))
+            yield Step("erase", torch.from_numpy(chosen_b), (_tensor(boxes_b4),), (_tensor(noise_3hw),))
 
 
 def _tensor(value: NDArray[Any]) -> torch.Tensor:

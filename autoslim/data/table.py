@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoslim.data.path_list import PathList
 from autoslim.errors import DatasetError
 
 NEEDS_LABELS = "images without labels are for `--objective features` alone"
@@ -40,8 +42,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """The splits of a source; one that is None is split off `train`. From `files` a changed source is recognized; `not_used` says what lies
-    beside them and is left out, and `chosen` what was taken without being asked for, such as the only column that can hold the labels.
+    """The splits of a source; one that is None is split off `train`. From `files`, single ones and lists of them, a changed source is
+    recognized; `not_used` says what lies beside them and is left out, and `chosen` what was taken without being asked for, such as the
+    only column that can hold the labels.
 
     One that is not `labelled` has no classes, and its labels are all 0.
     """
@@ -51,7 +54,7 @@ class Source:
     train: Table
     validation: Table | None = None
     test: Table | None = None
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | PathList, ...] = ()
     labelled: bool = True
     not_used: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
@@ -59,9 +62,18 @@ class Source:
     def tables(self) -> tuple[Table, ...]:
         return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
 
-    def fingerprint(self) -> list[tuple[str, int, int]]:
+    def fingerprint(self) -> Iterator[tuple[str, int, int]]:
         """Path, size (bytes) and modification time (ns) of every file, or -1 for a missing one; empty for a built-in data set."""
-        return [(str(path), *_size_and_time(path)) for path in self.files]
+        for one in self.files:
+            paths: Iterable[str] = one if isinstance(one, PathList) else (str(one),)
+            for path in paths:
+                try:
+                    stat = os.stat(path)
+                except (OSError, ValueError):
+                    # An image that a manifest names and that cannot be there is one of the unreadable ones.
+                    yield path, -1, -1
+                else:
+                    yield path, stat.st_size, stat.st_mtime_ns
 
     def check(self) -> Source:
         """Raises DatasetError unless labels, classes and splits agree; returns self."""
@@ -89,9 +101,12 @@ def joined(tables: Sequence[Table], name: str) -> Table:
     ends = np.cumsum([len(table.labels) for table in tables])
 
     def shares(wanted: Indices) -> Iterator[tuple[Table, int, Indices]]:
-        for table, end in zip(tables, ends.tolist(), strict=True):
-            first = end - len(table.labels)
-            yield table, first, wanted[(wanted >= first) & (wanted < end)] - first
+        # They are sorted: those of a table are a slice.
+        stops = np.searchsorted(wanted, ends)
+        for table, end, start, stop in zip(tables, ends.tolist(), [0, *stops.tolist()], stops.tolist(), strict=False):
+            if start < stop:
+                first = end - len(table.labels)
+                yield table, first, wanted[start:stop] - first
 
     def rows(wanted: Indices) -> Iterator[Row]:
         for table, first, own in shares(wanted):
@@ -118,15 +133,6 @@ def without_labels(source: Source) -> Source:
     )
     assert train is not None
     return dataclasses.replace(source, classes=(), labelled=False, train=train, validation=validation, test=test)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        # An image that a manifest names and that cannot be there is one of the unreadable ones.
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _named(classes: tuple[str, ...]) -> str:

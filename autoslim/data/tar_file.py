@@ -6,6 +6,7 @@ hold pickles are refused: to read one is to run what it says.
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import io
 import json
@@ -48,7 +49,8 @@ class Tar:
     def open(cls, path: Path) -> Tar:
         """Lists the members. Raises DatasetError for a tar that cannot be read, is compressed, or holds pickles."""
         keys: list[str] = []
-        places: dict[str, list[tuple[int, int, int]]] = {}
+        # Three numbers a member, which as tuples would take twenty times as much.
+        places: dict[str, array.array[int]] = {}
         ignored = 0
         for member in members(path):
             key, kind = _key(member.name)
@@ -60,7 +62,7 @@ class Tar:
                 keys.append(key)
             if len(keys) > MAX_ROWS:
                 raise DatasetError(f"{path} has more than {MAX_ROWS:,} samples; allowed: at most that many")
-            places.setdefault(kind, []).append((len(keys) - 1, member.offset_data, member.size))
+            places.setdefault(kind, array.array("q")).extend((len(keys) - 1, member.offset_data, member.size))
         if not keys:
             raise DatasetError(f"{path} has no members such as KEY.jpg and KEY.cls; expected a WebDataset tar")
         kinds = {kind: _by_sample(found, len(keys)) for kind, found in places.items()}
@@ -84,7 +86,7 @@ class Tar:
         """The images, which are members of any of these kinds."""
         own = [kind for kind in kinds if kind in self.kinds]
         with self.path.open("rb") as file:
-            for row in wanted.tolist():
+            for row in map(int, wanted):
                 kind = next((kind for kind in own if self.kinds[kind][row, 0] >= 0), None)
                 data = b"" if kind is None else self._bytes(file, kind, row, most=MAX_BYTES + 1)
                 yield row, data, f"{self.path.name}:{self.keys[row].as_py()}"
@@ -161,9 +163,9 @@ def _key(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", kind.lower()
 
 
-def _by_sample(found: list[tuple[int, int, int]], count: int) -> NDArray[np.int64]:
+def _by_sample(found: array.array[int], count: int) -> NDArray[np.int64]:
     places = np.full((count, 2), -1, np.int64)
-    rows = np.array(found, np.int64)
+    rows = np.array(found, np.int64).reshape(-1, 3)
     places[rows[:, 0]] = rows[:, 1:]
     return places
 

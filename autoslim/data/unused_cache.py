@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import stat
 import time
@@ -15,11 +16,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from autoslim.core.removal import are_own, remove_within
-from autoslim.data.user_cache import cache_folder
+from autoslim.core.removal import are_own, remove_within, tree_stats
+from autoslim.core.user_cache import cache_folder
+from autoslim.data.remote import PREPARED
+from autoslim.storage import FETCHED
 
-_PARTS = {"pixels": "*/*", "examined": "*"}
-"""Folders of the cache, and where their files lie: decoded images (`pixel_cache`), hashes of readable images (`examined`)."""
+_PARTS = {"pixels": "*/*", "examined": "*", FETCHED: "*", PREPARED: "*"}
+"""Folders of the cache, and where their files lie: decoded images (`pixel_cache`), hashes of readable images (`examined`), and by folders
+what comes from object stores, as it is there (`remote`) and prepared."""
+
+_TREES = (FETCHED, PREPARED)
 
 _LOCK_SECONDS = 600
 """As in `pixel_cache`: what another process may take to copy a file of some gigabytes."""
@@ -27,7 +33,8 @@ _LOCK_SECONDS = 600
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnusedFiles:
-    """Of one folder of the cache; `files` are this user's, `foreign` counts those of other users, which stay."""
+    """Of one folder of the cache; `files` are this user's, or folders that are deleted as a whole, `foreign` counts those of other users,
+    which stay."""
 
     folder: Path
     files: Mapping[Path, os.stat_result]
@@ -37,6 +44,11 @@ class UnusedFiles:
     def age(self) -> float:
         """Seconds since the oldest of them was used; 0 where there is none."""
         return max((time.time() - found.st_mtime for found in self.files.values()), default=0.0)
+
+    @property
+    def found(self) -> tuple[os.stat_result, ...]:
+        """Of all that would be deleted."""
+        return tuple(itertools.chain.from_iterable(map(tree_stats, self.files)))
 
     def remove(self) -> None:
         """Deletes those that were not used since they were found.
@@ -61,13 +73,14 @@ def unused_files(seconds: float) -> list[UnusedFiles]:
 
 def _unused(folder: Path, pattern: str, seconds: float) -> UnusedFiles:
     files, foreign = dict[Path, os.stat_result](), 0
+    is_kind = stat.S_ISDIR if folder.name in _TREES else stat.S_ISREG
     for path in sorted(folder.glob(pattern)):
         # Another process may delete it in between.
         with contextlib.suppress(FileNotFoundError):
             found = path.lstat()
-            if path.name == "lock" or not stat.S_ISREG(found.st_mode) or time.time() - found.st_mtime <= seconds:
+            if path.name == "lock" or not is_kind(found.st_mode) or time.time() - found.st_mtime <= seconds:
                 continue
-            if are_own([found]):
+            if are_own(tree_stats(path)):
                 files[path] = found
             else:
                 foreign += 1

@@ -24,6 +24,7 @@ from autoslim.models.registry import family_of, read_shape
 from autoslim.models.stem import without_prices
 from autoslim.models.weights import is_resampled, load_weights
 from autoslim.models.weights_file import StoredWeights, read_weights
+from autoslim.storage import local_file
 
 _HUB_DEADLINE = 8.0
 """Seconds to wait for the hub's first answer; without a network, its own client retries for most of a minute."""
@@ -95,6 +96,7 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         RequestError: for a name, a size or an argument that timm does not have.
         UnsupportedModelError: naming the part that cannot be slimmed.
         WeightsError: when the weights are unavailable, after ten seconds at most; random weights never replace them.
+        StorageError, UnavailableError, OutputError: when weights at a URI cannot be fetched.
     """
     module, spec, switched_off = _build_fixed(spec, classes)
     shape = read_shape(module)
@@ -253,6 +255,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model folder in timm's hub format. Raises RequestError with what is wrong."""
     expected = "expected timm's hub format (config.json and model.safetensors)"
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise RequestError(f"model folder {folder} does not exist; {expected}")
     if not path.is_file():
         raise RequestError(f"model folder {folder} has no config.json; {expected}")
     if path.stat().st_size > _MAX_CONFIG:
@@ -281,7 +285,7 @@ def _unknown_model(name: str) -> str:
 
 def _weights_of(spec: ModelSpec, module: nn.Module) -> StoredWeights:
     if spec.weights != "pretrained":
-        return read_weights(Path(spec.weights))
+        return read_weights(local_file(spec.weights))
     if _is_folder(spec):
         return read_weights(Path(spec.name) / "model.safetensors")
     config: dict[str, Any] = module.pretrained_cfg  # type: ignore[assignment]

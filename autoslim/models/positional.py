@@ -225,6 +225,37 @@ def attend(
 
     `places` are those of `x_BND`; `mask` is added to the logits (B, H, Q, N).
     """
+    q_BHQK, k_BHNK, v_BHNK, mask = _prepared(attention, x_BND, rows, places, mask)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    if attention.fused_attn:
+        # The fused kernel takes fewer queries than keys as they are; its default scale is timm's.
+        out_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=mask, dropout_p=dropout)
+    else:
+        out_BHQK = attention.attn_drop(_weights(attention, q_BHQK, k_BHNK, mask)) @ v_BHNK
+    out_BQHK = out_BHQK.transpose(1, 2)
+    if mask is not None and torch.compiler.is_exporting():
+        # The fused kernel leaves its result in another order in memory than the operators that an exporter replaces it by.
+        out_BQHK = out_BQHK.clone(memory_format=torch.contiguous_format)
+    return _projected(attention, out_BQHK)
+
+
+def weights_and_values(
+    attention: Any, x_BND: Tensor, *, places: TokenIndices | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `attend` computes for all queries and keeps to itself: the softmax (B, H, N, N), rows are queries; and values (B, H, N, K)."""
+    q_BHNK, k_BHNK, v_BHNK, mask = _prepared(attention, x_BND, None, places, mask)
+    return _weights(attention, q_BHNK, k_BHNK, mask), v_BHNK
+
+
+def weighted_values(attention: Any, weights_BHQN: Tensor, v_BHNK: Tensor) -> Tensor:
+    """The rest of `attend`, for the queries whose rows of the softmax are given: (B, Q, D)."""
+    return _projected(attention, (attention.attn_drop(weights_BHQN) @ v_BHNK).transpose(1, 2))
+
+
+def _prepared(
+    attention: Any, x_BND: Tensor, rows: TokenIndices | None, places: TokenIndices | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Queries, keys and values with norms and positions, and the mask with the positions' bias."""
     q_BHQK, k_BHNK, v_BHNK = _split(attention, x_BND, rows)
     q_BHQK, k_BHNK = attention.q_norm(q_BHQK), attention.k_norm(k_BHNK)
     positions = getattr(attention, "positions", None)
@@ -233,18 +264,16 @@ def attend(
         q_BHQK, k_BHNK = positions.rotate(q_BHQK, of_queries), positions.rotate(k_BHNK, places)
         bias = positions.bias(of_queries, places, x_BND.shape[1])
         mask = mask if bias is None else bias if mask is None else bias + mask
-    dropout = attention.attn_drop.p if attention.training else 0.0
-    if attention.fused_attn:
-        # The fused kernel takes fewer queries than keys as they are; its default scale is timm's.
-        out_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=mask, dropout_p=dropout)
-    else:
-        score_BHQN = q_BHQK * attention.scale @ k_BHNK.transpose(-2, -1)
-        weights_BHQN = (score_BHQN if mask is None else score_BHQN + mask).softmax(dim=-1)
-        out_BHQK = attention.attn_drop(weights_BHQN) @ v_BHNK
-    out_BQHK = out_BHQK.transpose(1, 2)
-    if mask is not None and torch.compiler.is_exporting():
-        # The fused kernel leaves its result in another order in memory than the operators that an exporter replaces it by.
-        out_BQHK = out_BQHK.clone(memory_format=torch.contiguous_format)
+    return q_BHQK, k_BHNK, v_BHNK, mask
+
+
+def _weights(attention: Any, q_BHQK: Tensor, k_BHNK: Tensor, mask: Tensor | None) -> Tensor:
+    score_BHQN = q_BHQK * attention.scale @ k_BHNK.transpose(-2, -1)
+    weights_BHQN: Tensor = (score_BHQN if mask is None else score_BHQN + mask).softmax(dim=-1)
+    return weights_BHQN
+
+
+def _projected(attention: Any, out_BQHK: Tensor) -> Tensor:
     out_BQE = attention.norm(out_BQHK.flatten(2))
     out: Tensor = attention.proj_drop(attention.proj(out_BQE))
     return out

@@ -24,7 +24,8 @@ def forms_section(config: SlimConfig) -> str:
     what = "logit" if config.classes else "feature"
     made = [form for form in config.forms if form.difference is not None]
     judged = bool(config.form_accuracy)
-    head = f"| file | how it is read |{' top-1, test |' if judged else ''} largest difference of a {what} |"
+    unit = ACCURACY.interval_unit(config.images.get("test"))
+    head = f"| file | how it is read |{f' top-1, test{unit} |' if judged else ''} largest difference of a {what} |"
     rows = [_row(config, form, judged=judged) for form in made]
     rows = [_weights_row(config), *rows] if judged else rows
     return f"""## Forms
@@ -52,13 +53,13 @@ def _row(config: SlimConfig, form: FormReport, *, judged: bool) -> str:
     outputs = "`logits`" if config.classes else "`pooled` and `tokens`, restored to the whole grid,"
     cells = [f"`{form.file}`", _FORMS[form.name].format(outputs=outputs)]
     if judged:
-        cells.append("" if form.accuracy is None else ACCURACY.text(form.accuracy, 2))
+        cells.append(ACCURACY.with_interval(form.accuracy, config.images.get("test")))
     return f"| {' | '.join([*cells, f'{form.difference:.1e}'])} |"
 
 
 def _weights_row(config: SlimConfig) -> str:
-    own = config.score_on("test")
-    return f"| `model.safetensors` | `autoslim.load` | {'' if own is None else ACCURACY.text(own, 2)} | |"
+    own = ACCURACY.with_interval(config.score_on("test"), config.images.get("test"))
+    return f"| `model.safetensors` | `autoslim.load` | {own} | |"
 
 
 def _remarks(config: SlimConfig) -> str:

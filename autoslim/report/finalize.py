@@ -25,7 +25,7 @@ from autoslim.models.weights import file_digest
 from autoslim.report.answers import write_answers
 from autoslim.report.card import render_card
 from autoslim.report.picture import write_pictures
-from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess, loader_for
+from autoslim.training.holdout import HoldoutResult, evaluate_all_in_subprocess, evaluate_in_subprocess, loader_for
 
 _log = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ class HoldoutResults:
 def evaluate_both(
     model: Path, dense: Path, dataset: PreparedDataset, *, probe: PreparedDataset | None, dense_validation: float
 ) -> HoldoutResults:
-    """The folders of the slimmed and of the dense model on the test images, by new processes; without classes their features."""
+    """The folders of the slimmed and of the dense model on the test images, by a new process; without classes their features."""
     if dataset.classes:
-        slimmed, own = (evaluate_in_subprocess(folder, dataset.path, "test") for folder in (model, dense))
+        slimmed, own = evaluate_all_in_subprocess([model, dense], dataset.path, "test")
     else:
         slimmed = evaluate_in_subprocess(model, dataset.path, "test", dense=dense, probe=None if probe is None else probe.path)
         own = slimmed.of_dense()

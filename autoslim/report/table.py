@@ -50,9 +50,11 @@ _COLUMNS = (
 
 
 def _columns(view: SearchView) -> list[_Column]:
-    """Latencies behind the parameters, where there are any; the score under its own name."""
+    """Latencies behind the parameters, and errors, where there are any; the score under its own name."""
     title = view.score.title.capitalize()
     columns = [dataclasses.replace(column, name=title) if column.name == "Score" else column for column in _COLUMNS]
+    if not any(map(_trouble, view.results)):
+        columns = [column for column in columns if column.name != "Error"]
     if view.has_starts:
         columns.insert(next(index for index, column in enumerate(columns) if column.name == "Method") + 1, _MODEL)
     if view.has_latency:

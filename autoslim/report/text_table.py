@@ -30,12 +30,24 @@ def numbers(*names: str) -> tuple[Column, ...]:
 
 def draw_text_table(name: str, columns: Sequence[Column], rows: Iterable[Sequence[str | Cell]]) -> str:
     """`name` is the caption. The first cell of a row is its head; every text is escaped."""
-    heads = "".join(f'<th scope="col" class="{column.kind}">{escape(column.name)}</th>' for column in columns)
+    heads = "".join(f'<th scope="col" class="{column.kind}">{_head(column.name)}</th>' for column in columns)
     body = "\n".join(_row(columns, row) for row in rows)
     return (
         f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0"><table class="plain">'
-        f"<caption>{escape(name)}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<caption><span>{escape(name)}</span></caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """For a notebook, which has its own style; every text is escaped."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _head(name: str) -> str:
+    """A unit stays with its number where the head takes several lines."""
+    return escape(name).replace(" %", "&nbsp;%")
 
 
 def _row(columns: Sequence[Column], row: Sequence[str | Cell]) -> str:

@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 import logging
 import subprocess
+import time
 from collections.abc import AsyncIterator, Sequence
 
 _log = logging.getLogger(__name__)
 
 # Longer than the supervisor takes to end its drivers (45 s until it kills them), so that it is not killed while it does.
 TERMINATE_SECONDS = 60.0
-# A process that fails at its start must not be restarted in a tight loop.
-_RESTART_SECONDS = 5.0
+# A process that fails at its start must not be restarted in a tight loop; one that has run for so long is restarted at once.
+_RESTART_SECONDS, _WELL_SECONDS = 5.0, 30.0
 
 
 @contextlib.asynccontextmanager
@@ -38,6 +39,7 @@ async def child_process(command: Sequence[str] | None) -> AsyncIterator[None]:
 
 async def _keep_running(command: Sequence[str]) -> None:
     while True:
+        began = time.monotonic()
         try:
             # Its own session: Ctrl-C reaches the service only, which then stops this process in order.
             process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, start_new_session=True)
@@ -47,7 +49,8 @@ async def _keep_running(command: Sequence[str]) -> None:
         else:
             code = await _run(process)
             _log.error("the service's child process exited and is restarted", extra={"code": code, "pid": process.pid})
-        await asyncio.sleep(_RESTART_SECONDS)
+        if time.monotonic() - began < _WELL_SECONDS:
+            await asyncio.sleep(_RESTART_SECONDS)
 
 
 async def _run(process: asyncio.subprocess.Process) -> int:

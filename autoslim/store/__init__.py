@@ -1,6 +1,7 @@
 """The one owner of the database: jobs, trials, epochs, and what was logged of them elsewhere; the queue, its events, the API keys."""
 
 from autoslim.store.access import Access
+from autoslim.store.database import PATIENCE_SECONDS
 from autoslim.store.keys import ApiKey, Keys, Scope
 from autoslim.store.queue import Queue
 from autoslim.store.queued import Claim, Event, Failure, FailureClass, QueuedJob, QueueState, Quota
@@ -8,6 +9,7 @@ from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, T
 from autoslim.store.store import Store
 
 __all__ = [
+    "PATIENCE_SECONDS",
     "Access",
     "ApiKey",
     "Claim",

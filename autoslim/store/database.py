@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import tempfile
 import time
@@ -16,6 +17,13 @@ from autoslim.core.urls import hide_password
 from autoslim.errors import AutoslimError, RequestError, UnavailableError
 from autoslim.store import clock, migrate, schema
 
+_log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 40.0
+"""For a search: a database that is restarted is back by then, and a driver of the service keeps its job (its lease has 60 s by default)."""
+
+# Between two tries to begin a transaction.
+_RETRY_SECONDS = 0.5
 # The largest body of a request, so that one of them still fits.
 _PROBE_BYTES = 2**20
 # Seconds that SQLite waits for another writer.
@@ -23,10 +31,15 @@ _BUSY_SECONDS = 30
 
 
 class Database:
-    """Opens the database and brings its tables up to date; `url` shows no password, `writes` counts this object's writing transactions."""
+    """Opens the database and brings its tables up to date; `url` shows no password, `writes` counts this object's writing transactions.
 
-    def __init__(self, url: str) -> None:
+    `patience` is how many seconds a transaction waits for a database that cannot be reached any more.
+    """
+
+    def __init__(self, url: str, *, patience: float = 0.0) -> None:
         self.url, self.writes = hide_password(url), 0
+        # None before it was opened once: a mistaken address is reported at once.
+        self._patience = 0.0
         self._engine = _open_engine(url)
         self._writer = self._engine.execution_options(writes=True)
         try:
@@ -34,6 +47,7 @@ class Database:
         except AutoslimError:
             self.close()
             raise
+        self._patience = patience
 
     def close(self) -> None:
         self._engine.dispose()
@@ -62,14 +76,28 @@ class Database:
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         try:
-            with engine.begin() as connection:
-                yield connection
+            with contextlib.ExitStack() as transaction:
+                yield self._begin(engine, transaction)
         except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
             raise
         except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
             reason = hide_password(str(getattr(error, "orig", None) or error)).strip()
             # A driver's own error may quote the address with its password, so it is not chained.
             raise UnavailableError(f"the database {self.url} cannot be reached: {reason}") from None
+
+    def _begin(self, engine: sa.Engine, transaction: contextlib.ExitStack) -> sa.Connection:
+        """Tries again for as long as the patience lasts: nothing of the transaction has been done yet."""
+        began, told = time.monotonic(), False
+        while True:
+            try:
+                return transaction.enter_context(engine.begin())
+            except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError):
+                if time.monotonic() - began >= self._patience:
+                    raise
+            if not told:
+                _log.warning("the database %s cannot be reached; waiting for it for %g s", self.url, self._patience)
+                told = True
+            time.sleep(_RETRY_SECONDS)
 
     def _prepare(self) -> None:
         with self.reading() as connection:

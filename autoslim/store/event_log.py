@@ -19,8 +19,8 @@ _LOCK = 0x6175746F6576656E
 class EventLog:
     """Part of `Queue`."""
 
-    def __init__(self, url: str) -> None:
-        self._database = Database(url)
+    def __init__(self, url: str, *, patience: float = 0.0) -> None:
+        self._database = Database(url, patience=patience)
         self.url = self._database.url
 
     def append_event(self, job_id: str, type: str, data: dict[str, Any]) -> None:

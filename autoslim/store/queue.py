@@ -34,7 +34,8 @@ SILENT_SECONDS = 15.0
 class Queue(Leases, Overview):
     """Threads of one process may share a queue; every call is one transaction.
 
-    A `tenant` of None sees every tenant's jobs. Every method raises UnavailableError, naming the URL, when the database cannot be reached.
+    A `tenant` of None sees every tenant's jobs. Every method raises UnavailableError, naming the URL, when the database cannot be reached,
+    after `patience` seconds.
     """
 
     def close(self) -> None:

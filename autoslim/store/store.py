@@ -83,6 +83,10 @@ class Store(TrackedRuns):
         """`chosen` maps a budget's label to the number of the trial whose model is delivered for it."""
         self._update_job(job_id, chosen=json.dumps(dict(chosen)))
 
+    def set_output(self, job_id: str, output: str) -> None:
+        """The job's folder on the machine of this attempt, where its output lies elsewhere (`SearchJob.output_uri`)."""
+        self._update_job(job_id, spec=self.job(job_id).job.replace(output=output).to_json())
+
     def add_shared_costs(self, job_id: str, costs: Sequence[SharedCost]) -> None:
         """Adds the costs of shared work; a key that is there already is not added twice."""
         with self._database.writing() as connection:

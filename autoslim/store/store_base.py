@@ -14,13 +14,13 @@ from autoslim.store.database import Database
 class StoreBase:
     """Part of `Store`."""
 
-    def __init__(self, url: str) -> None:
-        """Creates the tables where there are none.
+    def __init__(self, url: str, *, patience: float = 0.0) -> None:
+        """Creates the tables where there are none. `patience` is how many seconds each call waits for a database that has gone away.
 
         Raises:
             RequestError: for a URL that cannot be used, or a database that a newer autoslim has written.
         """
-        self._database = Database(url)
+        self._database = Database(url, patience=patience)
         self.url = self._database.url
 
     def close(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,16 +22,20 @@ from autoslim.core.result import ADAPTING, BaseFacts, EpochReport, Phase, Shared
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import count_flops
 from autoslim.data import Loader, PreparedDataset, Splits
+from autoslim.errors import WeightsError
 from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
+from autoslim.storage import is_uri, local_file
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training.best_state import COMPANION
-from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
 from autoslim.training.device import Precision, choose_precision, pick_device
 from autoslim.training.evaluate import accuracy
 from autoslim.training.head_check import HeadCheck, check_head
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.losses import task_loss
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.shared_results import write_cost
 from autoslim.training.single_flight import publish_shared, single_flight
 from autoslim.training.token_labeling import attach_patch_head, drop_patch_head, token_labeling_loss
@@ -54,30 +58,44 @@ class BaseRequest(Record):
 
 
 def weights_digest(model: ModelSpec) -> str:
-    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm."""
-    files = (Path(model.weights), Path(model.name) / "model.safetensors")
+    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm. A file at a
+    URI is fetched."""
+    files = (local_file(model.weights), Path(model.name) / "model.safetensors")
     return "".join(file_digest(file) for file in files if file.is_file())
 
 
 def prepare_base(
-    folder: Path, request: BaseRequest, dataset: PreparedDataset, *, device: torch.device | None = None
+    folder: Path,
+    request: BaseRequest,
+    dataset: PreparedDataset,
+    *,
+    device: torch.device | None = None,
+    mirror: Mirror = NO_MIRROR,
 ) -> Generator[EpochReport, None, BaseFacts]:
     """Writes the adapted model into `folder` in timm's hub format, or reads it if it is there; yields a report after every epoch.
 
     A model that is trained for these classes and this image size is not trained further, and none is where the data has no labels. Where
     the training images' patches have labels, a second head is trained with them (`token_labeling`), which the model in the folder has no
-    more. Of several processes that need the same folder one trains, and the others wait.
+    more. Of several processes that need the same folder one trains, and the others wait; with a `mirror`, on machines that share none.
     """
-    return (yield from single_flight(folder, lambda: _read(folder), lambda: _prepare(folder, request, dataset, device)))
+    work = functools.partial(_prepare, folder, request, dataset, device, mirror)
+    return (yield from single_flight(folder, lambda: _read(folder), work, mirror=mirror))
 
 
 def _read(folder: Path) -> BaseFacts | None:
     return BaseFacts.from_json((folder / _FACTS).read_text()) if (folder / _FACTS).is_file() else None
 
 
-def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, device: torch.device | None) -> Generator[EpochReport]:
+def _prepare(
+    folder: Path, request: BaseRequest, dataset: PreparedDataset, device: torch.device | None, mirror: Mirror
+) -> Generator[EpochReport]:
     began = time.monotonic()
     device = pick_device() if device is None else device
+    if is_uri(request.model.weights) and weights_digest(request.model) != request.weights_digest:
+        # Another node fetches them later than the driver did.
+        raise WeightsError(
+            f"the weights at {request.model.weights} have changed since the request was made; run the same command again"
+        )
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
     splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)
@@ -96,10 +114,10 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
         train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True, with_patches=patches)
         trainer = _trainer(dense, train, request, device=device, precision=precision)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
-        saved = load_checkpoint(checkpoint)
+        saved = load_checkpoint(checkpoint, mirror=mirror)
         if saved is not None:
             began -= float(saved[1]["seconds"])
-        for report in _adapt(trainer, checkpoint, saved, began):
+        for report in _adapt(trainer, checkpoint, saved, began, mirror):
             model = module if trainer.average is None else trainer.average.module
             share = accuracy(model, validation, device=device, precision=precision)
             yield report.replace(metrics={**report.metrics, "accuracy": share})
@@ -121,7 +139,7 @@ def _prepare(folder: Path, request: BaseRequest, dataset: PreparedDataset, devic
             settings = {"model": request.model.name}
             seconds = time.monotonic() - began
             write_cost(partial, SharedCost(key=folder.name, method=ADAPTING, settings=settings, epochs=epochs, seconds=seconds))
-    shutil.rmtree(folder.with_name(folder.name + ".checkpoint"), ignore_errors=True)
+    delete_checkpoint(folder.with_name(folder.name + ".checkpoint"), mirror=mirror)
 
 
 def _head_check(
@@ -163,13 +181,14 @@ def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.d
 
 
 def _adapt(
-    trainer: Trainer, checkpoint: Path, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, began: float
+    trainer: Trainer, checkpoint: Path, saved: tuple[dict[str, Tensor], dict[str, Any]] | None, began: float, mirror: Mirror
 ) -> Iterator[EpochReport]:
     if saved is not None:
         trainer.restore(saved[0], step=saved[1]["step"])
 
     def save() -> None:
-        save_checkpoint(checkpoint, trainer.state(), {"step": trainer.step, "seconds": time.monotonic() - began})
+        metadata = {"step": trainer.step, "seconds": time.monotonic() - began}
+        save_checkpoint(checkpoint, trainer.state(), metadata, mirror=mirror)
 
     trainer.save = save
     for segment in trainer.segments():

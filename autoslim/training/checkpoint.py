@@ -1,4 +1,7 @@
-"""A trial's state on disk, from which it resumes after a crash: safetensors and JSON, never a pickle."""
+"""A trial's state on disk, from which it resumes after a crash: safetensors and JSON, never a pickle.
+
+Where machines share no file system it is in the store, too (`Mirror`), before anybody is told of it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from autoslim.core.files import previous_folder, publish_folder
 from autoslim.models.tensor_file import write_tensors
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 
 _METADATA = "facts.json"
 _FORMER_NAMES = {"cut_accuracy": "accuracy_after_pruning", "tuned": "trainable"}
@@ -20,17 +24,20 @@ _SCALING = ("scale", "_growth_tracker")
 """What changes of a scaler's state: the factor, and the steps since it has changed."""
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any], *, mirror: Mirror = NO_MIRROR) -> None:
     """Replaces the checkpoint in `folder`: after a crash either the old one or the new one is found, never half of each."""
     # Copies, because safetensors refuses tensors that share memory (a mask that several modules hold).
     copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     with publish_folder(folder) as partial:
         write_tensors(partial / "state.safetensors", copies)
         (partial / _METADATA).write_text(json.dumps(metadata))
+    mirror.keep(folder)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(folder: Path, *, mirror: Mirror = NO_MIRROR) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and metadata, or None before the trial's first checkpoint."""
+    # What is here may be of before the trial went to another machine.
+    mirror.refresh(folder)
     # A process that was killed between the two renames of `move_folder` leaves only the previous checkpoint.
     for candidate in (folder, previous_folder(folder)):
         if (candidate / _METADATA).is_file():
@@ -38,6 +45,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
             current = {_FORMER_NAMES.get(name, name): value for name, value in metadata.items()}
             return safetensors.torch.load_file(candidate / "state.safetensors"), current
     return None
+
+
+def delete_checkpoint(folder: Path, *, mirror: Mirror = NO_MIRROR) -> None:
+    """Nothing continues from it any more."""
+    mirror.delete(folder)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from autoslim.data.batch_share import BatchShare
 from autoslim.methods.base import logits_of
 from autoslim.models import DenseModel, OtherTeacher, check_teacher, create_dense
 from autoslim.models.weights import file_digest
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training.batch import LazyDistillationBatch
 from autoslim.training.batch_parts import HalfTeacher
 from autoslim.training.device import Precision, pick_device
@@ -42,6 +43,7 @@ class TrialContext:
         other_teacher: Another model, whose logits on the student's images are the soft labels; None: the dense model's are.
         group: The ranks that train together, of which this process is one; None trains on one device.
         preempted: Whether this process has to end soon; a trial then writes its checkpoint after the next step (`PreemptedError`).
+        mirror: Where checkpoints, shared results and the model are kept, so that a trial goes on on another machine.
     """
 
     dense: DenseModel
@@ -56,6 +58,7 @@ class TrialContext:
     other_teacher: nn.Module | None = None
     group: RankGroup | None = None
     preempted: Callable[[], bool] = lambda: False
+    mirror: Mirror = NO_MIRROR
 
     @classmethod
     def open(
@@ -70,6 +73,7 @@ class TrialContext:
         teacher: Path | None = None,
         group: RankGroup | None = None,
         preempted: Callable[[], bool] = lambda: False,
+        mirror: Mirror = NO_MIRROR,
     ) -> TrialContext:
         """`base` is a dense model's folder, `dataset` a prepared data set's path, `teacher` the folder of another dense model that gives
         the soft labels.
@@ -98,6 +102,7 @@ class TrialContext:
             other_teacher=None if teacher is None else _open_teacher(teacher, dense, device),
             group=group,
             preempted=preempted,
+            mirror=mirror,
         )
 
     @property

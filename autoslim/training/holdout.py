@@ -1,7 +1,7 @@
-"""Evaluates a model's folder as its user will load it: `python -m autoslim.training.holdout FOLDER DATASET --split test`.
+"""Evaluates models' folders as their user will load them: `python -m autoslim.training.holdout FOLDER... --data DATASET --split test`.
 
-In a subprocess this proves that the folder loads without the packages of the search. The last line of stdout is JSON. With `--dense` the
-model is one of features, compared with the dense model in that folder, and with `--probe` also on a labelled set.
+In a subprocess this proves that the folders load without the packages of the search. The last lines of stdout are JSON, one a folder. With
+`--dense` the models are ones of features, compared with the dense model in that folder, and with `--probe` also on a labelled set.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -135,32 +136,51 @@ def evaluate_in_subprocess(
     Raises:
         JobError: when the folder does not load, or imports a package of the search.
     """
-    command = [sys.executable, "-m", "autoslim.training.holdout", str(folder), str(dataset), "--split", split]
-    command += [] if dense is None else ["--dense", str(dense)]
-    command += [] if probe is None else ["--probe", str(probe)]
+    options = [] if dense is None else ["--dense", str(dense)]
+    options += [] if probe is None else ["--probe", str(probe)]
+    (result,) = _evaluated([folder], dataset, split, options)
+    return result
+
+
+def evaluate_all_in_subprocess(folders: Sequence[Path], dataset: Path, split: str) -> list[HoldoutResult]:
+    """As `evaluate_folder` one after the other, in one new process: it imports torch once.
+
+    Raises:
+        JobError: when a folder does not load, or imports a package of the search.
+    """
+    return _evaluated(folders, dataset, split, [])
+
+
+def _evaluated(folders: Sequence[Path], dataset: Path, split: str, options: Sequence[str]) -> list[HoldoutResult]:
+    named = [str(folder) for folder in folders]
+    command = [sys.executable, "-m", "autoslim.training.holdout", *named, "--data", str(dataset), "--split", split, *options]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if run.returncode != 0:
-        raise JobError(f"{folder} could not be evaluated:\n{run.stderr[-4000:]}")
-    result = HoldoutResult.from_json(run.stdout.strip().splitlines()[-1])
-    if result.search_packages:
-        raise JobError(f"{folder} loads only with {', '.join(result.search_packages)} installed")
-    return result
+        raise JobError(f"{' or '.join(named)} could not be evaluated:\n{run.stderr[-4000:]}")
+    results = [HoldoutResult.from_json(line) for line in run.stdout.strip().splitlines()[-len(folders) :]]
+    for folder, result in zip(folders, results, strict=True):
+        if result.search_packages:
+            raise JobError(f"{folder} loads only with {', '.join(result.search_packages)} installed")
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("dataset", type=Path, help="a prepared data set's folder")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared data set's folder")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    parser.add_argument("--dense", type=Path, help="the dense model's folder, for a model of features")
+    parser.add_argument("--dense", type=Path, help="the dense model's folder, for models of features")
     parser.add_argument("--probe", type=Path, help="with --dense, a prepared labelled data set's folder")
     arguments = parser.parse_args()
-    where = arguments.folder, arguments.dataset, arguments.split
-    if arguments.dense is None:
-        result = evaluate_folder(*where)
-    else:
-        result = evaluate_features_in(*where, dense=arguments.dense, probe=arguments.probe)
-    sys.stdout.write(json.dumps(result.to_dict()) + "\n")
+    results = []
+    for folder in arguments.folders:
+        where = folder, arguments.data, arguments.split
+        if arguments.dense is None:
+            results.append(evaluate_folder(*where))
+        else:
+            results.append(evaluate_features_in(*where, dense=arguments.dense, probe=arguments.probe))
+    for result in results:
+        sys.stdout.write(json.dumps(result.to_dict()) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from autoslim.training.best_state import BestState
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.finished_model import save_finished_model
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.measure import Measurer
 from autoslim.training.model_checks import constraints_of
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 
 _FIRST_EPOCH = 200_000
 """In the loader's numbering, behind all phases of a trial: their augmentations are not seen again."""

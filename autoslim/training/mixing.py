@@ -3,7 +3,7 @@
 Which images are partners depends on the batch alone, and all pairs are mixed alike, so that several processes that share a batch
 (`data.batch_share`) mix as one does.
 
-Shapes: B batch, h and w pixels.
+Shapes: B batch, h and w pixels, P patches, C classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,28 @@ import math
 
 import numpy as np
 import torch
+from timm.data.mixup import mixup_target
 from torch import Tensor
+
+from autoslim.core.recipe import TrainingSettings
+
+
+def mix_batch(
+    images_B3hw: Tensor, labels: Tensor, draw: np.random.Generator, training: TrainingSettings, *, classes: int
+) -> tuple[Tensor, Tensor]:
+    """The mixed images and their soft labels, by Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) as `training` has them.
+
+    Labels are int64 (B,), or soft ones of image and patches (B, 1 + P, C). Without `classes` they stay as they are.
+    """
+    mixed_B3hw, share = mix(images_B3hw, draw, mixup=training.mixup, cutmix=training.cutmix)
+    if labels.is_floating_point():
+        # Those of image and patches, which the loss smooths. Only the dense model's training has them, and it has no CutMix, whose box
+        # patches would have to follow.
+        assert training.cutmix == 0, "labels of patches with CutMix"
+        return mixed_B3hw, torch.lerp(labels, labels.flip(0), 1 - share)
+    # Without classes the teacher sees the mixed image, and labels are not read.
+    targets = mixup_target(labels, classes, share, training.label_smoothing) if classes else labels
+    return mixed_B3hw, targets
 
 
 def mix(images_B3hw: Tensor, draw: np.random.Generator, *, mixup: float, cutmix: float) -> tuple[Tensor, float]:

@@ -16,7 +16,8 @@ from autoslim.training.batch_parts import SoftLabels
 from autoslim.training.checkpoint import flatten_optimizer, restore_optimizer
 from autoslim.training.context import TrialContext
 from autoslim.training.device import choose_precision
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.ranks import LeadingRank
 
 Loss = Callable[[DistillationBatch], Tensors]
@@ -44,8 +45,8 @@ def make_trainer(context: TrialContext, phase: TrainingPhase) -> Trainer:
     soft_labels = SoftLabels(half or context.teacher_logits)
 
     def teacher_logits(_: Tensor) -> Tensor:
-        assert trainer.part is not None, "outside of a step"
-        return soft_labels(trainer.part)
+        assert trainer.update.part is not None, "outside of a step"
+        return soft_labels(trainer.update.part)
 
     def objective(images_B3HW: Tensor, labels: Tensor) -> Tensors:
         progress = trainer.step / schedule.steps

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from autoslim.core.files import is_unfinished
 from autoslim.core.record import Record
 from autoslim.core.result import EpochReport, SharedCost
 from autoslim.models.tensor_file import write_tensors
-from autoslim.training.single_flight import publish_shared, single_flight
+from autoslim.storage.mirror import NO_MIRROR, Mirror
+from autoslim.training.single_flight import COST, KEPT_COSTS, publish_shared, single_flight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,12 @@ class SharedRequest(Record):
 Work = Generator[EpochReport, None, dict[str, Tensor]]
 
 
-def compute_once(root: Path, request: SharedRequest, work: Work) -> Work:
-    """The result of `work`: read from `root` if it is there, else computed. `work` is closed in either case."""
+def compute_once(root: Path, request: SharedRequest, work: Work, *, mirror: Mirror = NO_MIRROR) -> Work:
+    """The result of `work`: read from `root`, or from the store of `mirror`, if it is there, else computed. `work` is closed in either
+    case."""
     folder = root / request.digest()
     try:
-        return (yield from single_flight(folder, lambda: _read(folder), lambda: _compute(folder, request, work)))
+        return (yield from single_flight(folder, lambda: _read(folder), lambda: _compute(folder, request, work), mirror=mirror))
     finally:
         work.close()
 
@@ -68,20 +70,23 @@ def _compute(folder: Path, request: SharedRequest, work: Work) -> Generator[Epoc
 
 
 def _read(folder: Path) -> dict[str, Tensor] | None:
-    if not (folder / _COST).is_file():
+    if not (folder / COST).is_file():
         return None
     return safetensors.torch.load_file(folder / "result.safetensors")
 
 
-_COST = "cost.json"
-
-
 def write_cost(folder: Path, cost: SharedCost) -> None:
-    (folder / _COST).write_text(cost.to_json(indent=1))
+    (folder / COST).write_text(cost.to_json(indent=1))
 
 
 def costs(root: Path) -> list[SharedCost]:
     """Costs of the published results in `root`, sorted by key."""
     # A folder that is still being written may have its cost already, under a temporary name.
-    paths = sorted(path for path in root.glob(f"*/{_COST}") if not is_unfinished(path.parent.name))
+    paths = sorted(path for path in root.glob(f"*/{COST}") if not is_unfinished(path.parent.name))
     return [SharedCost.from_json(path.read_text()) for path in paths]
+
+
+def kept_costs(mirror: Mirror, *, known: Collection[str]) -> list[SharedCost]:
+    """Those of the results in a store, without the ones whose keys are `known`."""
+    found = mirror.read_texts(KEPT_COSTS, known=[f"{key}.json" for key in known])
+    return [SharedCost.from_json(text) for text in found.values()]

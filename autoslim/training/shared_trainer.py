@@ -13,8 +13,8 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
-from autoslim.training.loop import PhaseSchedule
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 
 _FIRST_EPOCH = 500_000
 """Number of the first epoch of augmented images: beyond every trial's, so that no trial sees the same augmentations again."""
@@ -60,14 +60,18 @@ class TrialSharedTrainer:
             student=student.to(self._context.device), loss=loss, training=training, schedule=schedule, seed=self._seed
         )
         trainer = make_trainer(self._context, phase)
-        saved = load_checkpoint(self._checkpoint)
+        mirror = self._context.mirror
+        saved = load_checkpoint(self._checkpoint, mirror=mirror)
         if saved is not None:
             trainer.restore(saved[0], step=saved[1]["step"])
             # None in the middle of an epoch.
             if saved[1]["metrics"]:
                 yield EpochReport(epoch=round(trainer.step / length, 6), phase=Phase.SHARED, metrics=saved[1]["metrics"])
-        trainer.save = lambda: save_checkpoint(self._checkpoint, trainer.state(), {"step": trainer.step, "metrics": {}})
+        trainer.save = lambda: save_checkpoint(
+            self._checkpoint, trainer.state(), {"step": trainer.step, "metrics": {}}, mirror=mirror
+        )
         torch.manual_seed(self._seed)
         for segment in trainer.segments():
-            save_checkpoint(self._checkpoint, segment.state(), {"step": segment.steps, "metrics": segment.metrics})
+            metadata = {"step": segment.steps, "metrics": segment.metrics}
+            save_checkpoint(self._checkpoint, segment.state(), metadata, mirror=mirror)
             yield EpochReport(epoch=round(segment.steps / length, 6), phase=Phase.SHARED, metrics=segment.metrics)

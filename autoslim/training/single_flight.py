@@ -2,13 +2,15 @@
 
 The result is a folder that one rename publishes. A lock beside it names the process at work, and a heartbeat shows that it is alive.
 Nothing but the storage that the nodes share is needed, so a result outlives the workers and the driver. Clocks of two nodes are never
-compared: a waiter measures with its own clock how long the heartbeat has not changed.
+compared: a waiter measures with its own clock how long the heartbeat has not changed. Nodes that share no file system have a store
+(`Mirror`): then one process of each node looks there, and one of these computes (`StorageLease`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import threading
 import time
@@ -20,6 +22,7 @@ from typing import TypeVar
 from autoslim.core.files import publish_folder
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.result import EpochReport
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 60.0
@@ -28,25 +31,60 @@ one. A dead process on the waiter's own machine is noticed at once."""
 
 _POLL_SECONDS = 0.5
 
+COST = "cost.json"
+"""In a result's folder: what computing it has cost."""
+
+KEPT_COSTS = "costs"
+"""In a store: the costs of all results by their keys, since the results themselves are archives there."""
+
 Result = TypeVar("Result")
 Reports = Generator[EpochReport, None, Result]
 
 
-def single_flight(folder: Path, read: Callable[[], Result | None], work: Callable[[], Reports[None]]) -> Reports[Result]:
+def single_flight(
+    folder: Path, read: Callable[[], Result | None], work: Callable[[], Reports[None]], *, mirror: Mirror = NO_MIRROR
+) -> Reports[Result]:
     """Returns what `read` finds in `folder`. If it finds nothing (None), one process runs `work`, which publishes `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         found = read()
         if found is not None:
+            if mirror.uri is not None and not mirror.has(folder):
+                # The node has it of an output that was deleted since.
+                keep_result(folder, mirror)
             return found
         lock = _Lock(folder.with_name(folder.name + ".lock"))
         if lock.acquire():
             with lock.kept_alive():
                 # Another process may have published between the read and the lock.
                 if read() is None:
-                    yield from work()
+                    yield from work() if mirror.uri is None else _on_one_node(folder, work, mirror)
         else:
             lock.wait(until=lambda: read() is not None)
+
+
+def _on_one_node(folder: Path, work: Callable[[], Reports[None]], mirror: Mirror) -> Reports[None]:
+    """Brings `folder` from the store; where it has none, this node or another one runs `work`."""
+    lease = mirror.lease(folder.name)
+    while not mirror.fetch(folder):
+        if not lease.acquire():
+            # Two nodes that have drawn back at once should not try at once again.
+            time.sleep(random.SystemRandom().uniform(1, 2) * _POLL_SECONDS)
+            continue
+        try:
+            # Another node may have finished between the look and the lease.
+            if not mirror.fetch(folder):
+                yield from work()
+                keep_result(folder, mirror)
+        finally:
+            lease.release()
+
+
+def keep_result(folder: Path, mirror: Mirror) -> None:
+    """Puts a published result into the store, and its cost beside it, which the driver reads without the result."""
+    mirror.keep(folder)
+    if (folder / COST).is_file():
+        mirror.write_text(f"{KEPT_COSTS}/{folder.name}.json", (folder / COST).read_text())
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ What is saved is the model as it was at the best validation score since the last
 from __future__ import annotations
 
 import functools
-import shutil
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -24,14 +23,15 @@ from autoslim.methods.base import Method, StepContext
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.trainer import Tensors
 from autoslim.training.best_state import BestState
-from autoslim.training.checkpoint import load_checkpoint, save_checkpoint
+from autoslim.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from autoslim.training.context import TrialContext
 from autoslim.training.device import choose_precision
 from autoslim.training.finished_model import save_finished_model
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.measure import Measurer
 from autoslim.training.model_checks import constraints_of
 from autoslim.training.phase import Loss, TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.phase_steps import phase_shares, rests_before, split_steps
 from autoslim.training.shared_results import SharedRequest, compute_once
 from autoslim.training.shared_trainer import TrialSharedTrainer
@@ -104,7 +104,7 @@ class _Trial:
         total = max(len(shares) + 1, round((self.training.epochs - self.shared_epochs) * len(self.train_images)))
         phase_steps = split_steps(total, shares)
         left = iter(phase_steps)
-        saved = load_checkpoint(self._checkpoint)
+        saved = load_checkpoint(self._checkpoint, mirror=self.context.mirror)
         if saved is not None:
             # The time of a trial includes its earlier runs.
             self.earlier_seconds = float(saved[1]["seconds"])
@@ -213,7 +213,8 @@ class _Trial:
         shared_trainer = TrialSharedTrainer(
             self.context, training, seed=self.recipe.seed, checkpoint=root / f"{request.digest()}.checkpoint"
         )
-        shared = yield from compute_once(root, request, method.prepare(shared_trainer, settings))
+        work = method.prepare(shared_trainer, settings)
+        shared = yield from compute_once(root, request, work, mirror=self.context.mirror)
         return {name: tensor.to(self.context.device) for name, tensor in shared.items()}
 
     def _finetune(self, steps: int, saved: Checkpoint | None) -> Generator[EpochReport]:
@@ -263,7 +264,7 @@ class _Trial:
         trainer.save = lambda: self._save(position, trainer.state(), step=trainer.step, before=before, metrics={})
         for segment in trainer.segments():
             self.optimizer_steps = before + segment.steps
-            self.grad_accum_steps = max(self.grad_accum_steps, trainer.pieces)
+            self.grad_accum_steps = max(self.grad_accum_steps, trainer.update.pieces)
             self._save(position, segment.state(), step=segment.steps, before=before, metrics=segment.metrics)
             yield EpochReport(epoch=self._epochs(), phase=trainer.schedule.phase, metrics=segment.metrics)
         self.optimizer_steps = before + trainer.schedule.steps
@@ -292,7 +293,7 @@ class _Trial:
             "seconds": self._seconds(),
             **self.best.metadata,
         }
-        save_checkpoint(self._checkpoint, tensors | self.best.tensors, metadata)
+        save_checkpoint(self._checkpoint, tensors | self.best.tensors, metadata, mirror=self.context.mirror)
 
     def _restore_pruned(self, saved: Checkpoint) -> None:
         """Builds the structure that the steps before the checkpoint's phase left; its trainer restores the weights."""
@@ -334,8 +335,9 @@ class _Trial:
             budget_label=self.budget_label,
             kept_epoch=self.best.epoch,
         )
+        self.context.mirror.offload(self.folder / "model")
         # Last, because a trial that is killed before its model is saved still needs the checkpoint.
-        shutil.rmtree(self._checkpoint, ignore_errors=True)
+        delete_checkpoint(self._checkpoint, mirror=self.context.mirror)
         return Outcome(
             recipe=recipe,
             accuracy=measured.accuracy,

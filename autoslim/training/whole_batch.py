@@ -1,8 +1,8 @@
 """`WholeBatch`: the passes of a rank's share of a batch as parts of one pass of the whole batch.
 
-Dropout and stochastic depth are drawn for the whole batch, and each rank takes its rows; batch norms have the moments of the whole batch.
-Dropout inside a fused attention is drawn by each rank for itself. Where each rank computes its share in several parts, a whole batch is
-one part of all ranks.
+Dropout, stochastic depth and noise on scores are drawn for the whole batch, and each rank takes its rows; batch norms have the moments of
+the whole batch. Dropout inside a fused attention is drawn by each rank for itself. Where each rank computes its share in several parts, a
+whole batch is one part of all ranks.
 
 Shapes: b rows of this rank, B of the whole batch, C channels.
 """
@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from autoslim.methods.layers.gumbel_noise import GumbelNoise
 from autoslim.training.rank_group import RankGroup
 
 
@@ -37,7 +38,8 @@ def whole_batch(
 def _depends_on_batch(module: nn.Module) -> bool:
     # timm's stochastic depth is a class of each of its layers' modules, with this attribute.
     drops = (isinstance(module, _DropoutNd) and module.p > 0) or bool(getattr(module, "drop_prob", None))
-    return drops or isinstance(module, _BatchNorm)
+    noisy = isinstance(module, GumbelNoise) and module.scale > 0
+    return drops or noisy or isinstance(module, _BatchNorm)
 
 
 class WholeBatch(TorchFunctionMode):
@@ -55,8 +57,8 @@ class WholeBatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        if func is torch.Tensor.bernoulli_:
-            return args[0].copy_(self._drawn(args[0], lambda like_B: like_B.bernoulli_(*args[1:], **given)))
+        if func in (torch.Tensor.bernoulli_, torch.Tensor.exponential_):
+            return args[0].copy_(self._drawn(args[0], lambda like_B: func(like_B, *args[1:], **given)))
         if func is functional.dropout and given["training"] and given["p"] > 0:
             # Dropout of ones is the mask with its scale.
             return args[0] * self._drawn(args[0], lambda like_B: functional.dropout(like_B.fill_(1), given["p"]))

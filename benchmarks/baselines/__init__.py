@@ -8,6 +8,7 @@ from baselines.dense import DenseFinetuned
 from baselines.evit import ClassAttentionTopK
 from baselines.random_places import RandomPlaces
 from baselines.random_tokens import RandomTokens
+from baselines.random_units import RandomUnits
 from baselines.smaller_image import SmallerImage
 from baselines.tome import TokenMerging
 from baselines.width_pruning import L2Width, TaylorWidth
@@ -21,6 +22,7 @@ BASELINES: dict[str, Method] = {
         ClassAttentionTopK(),
         TokenMerging(),
         SmallerImage(),
+        RandomUnits(),
         L2Width(),
         TaylorWidth(),
     )

@@ -18,8 +18,9 @@ from autoslim.data import Loader
 from autoslim.errors import AutoslimError, first_line
 from autoslim.training import TrialContext
 from autoslim.training.device import choose_precision
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from device_parts.extent import DENSE, Clock, Extent, Finding, dense_model, open_context, slimmed_models
 
 _EPOCHS = 3

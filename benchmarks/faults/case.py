@@ -36,7 +36,7 @@ class MissingError(Exception):
 class Case:
     """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
     or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
-    model as long as it says why.
+    model as long as it says why. `slow` is why the job may take longer than the rule on wall time allows.
 
     `host` raises MissingError where the case cannot be played.
     """
@@ -47,3 +47,4 @@ class Case:
     early: bool = False
     tenants: bool = False
     may_fail: bool = False
+    slow: str = ""

@@ -21,6 +21,7 @@ from faults.service import Service, free_port, until
 
 # Seconds until a head or a node that was killed is there again. Ray's nodes try to reach a lost head for 60 s.
 _AWAY = 20.0
+_NOTICED = "Ray takes up to half a minute to notice, and then starts what a cluster is made of"
 
 
 class _OnCluster(Service):
@@ -111,18 +112,29 @@ def _nine_ports() -> int:
 
 
 CASES = [
-    Case("no node for the driver until its job is paused", _no_node, host=partial(_on_cluster, node=False), early=True),
     Case(
-        f"node of the driver and the trials killed, back after {_AWAY:.0f} s", _node_killed, host=partial(_on_cluster, node=True)
+        "no node for the driver until its job is paused",
+        _no_node,
+        host=partial(_on_cluster, node=False),
+        early=True,
+        slow="the fault lasts until the pause, which comes after 60 s",
+    ),
+    Case(
+        f"node of the driver and the trials killed, back after {_AWAY:.0f} s",
+        _node_killed,
+        host=partial(_on_cluster, node=True),
+        slow=_NOTICED,
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s with its state",
         partial(_head_killed, lasting=True),
         host=partial(_on_cluster, node=True, lasting=True),
+        slow=_NOTICED,
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s without its state",
         partial(_head_killed, lasting=False),
         host=partial(_on_cluster, node=True),
+        slow=_NOTICED,
     ),
 ]

@@ -101,7 +101,11 @@ def _submitted(stage: Stage, budget: str, key: str) -> str | None:
 
 
 CASES = [
-    Case("driver stopped (SIGSTOP) past its lease, woken when another has the job", _frozen),
+    Case(
+        "driver stopped (SIGSTOP) past its lease, woken when another has the job",
+        _frozen,
+        slow="nobody may take the job before the lease has run out: 60 s",
+    ),
     Case("two supervisors, the first killed", _second_supervisor),
     Case(f"API killed during {len(_BUDGETS)} submits, then started again", _killed_during_submits),
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import itertools
 import re
 import threading
 import time
@@ -31,7 +33,10 @@ SPEC: dict[str, Any] = {
     "speed": "none",
     "forms": "none",
 }
-"""A real search of about a minute: training, and nothing that only takes time afterwards."""
+"""A real search of about a minute, most of which is the start of its processes: nothing in it only takes time afterwards."""
+
+LASTING = SPEC | {"epochs": 30.0}
+"""The same with some training, as jobs have: how much longer it takes with a fault does not only say how long processes take to start."""
 
 # Between two looks at the job.
 _LOOK_SECONDS = 0.25
@@ -40,7 +45,9 @@ _LONGEST_JOB = 900.0
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`seconds` from submitting to the end; `doubled` are jobs for one submit beyond the first, and trials that ended twice."""
+    """`seconds` from submitting to the end, and `phases` those in each state; `doubled` are jobs for one submit beyond the first,
+    trials that ended twice, and changes of a state by a driver that had lost the job to the next attempt's.
+    """
 
     state: str
     attempts: int
@@ -48,6 +55,7 @@ class Verdict:
     doubled: int
     seconds: float
     told: list[str]
+    phases: dict[str, float]
 
 
 class User:
@@ -99,7 +107,8 @@ class User:
         self._watcher.join()
         again = until(self._submitted, "an answer to the same submit")
         jobs = self._get(f"/v1/jobs?label={self._spec['name']}")["jobs"]
-        ended = Counter(event["data"]["trial"] for event in self._events() if event["type"] == "trial_ended")
+        events = self._events()
+        ended = Counter(event["data"]["trial"] for event in events if event["type"] == "trial_ended")
         kept = {
             trial["number"] for trial in self._get(f"/v1/jobs/{self.job['id']}/trials")["trials"] if trial["state"] != "running"
         }
@@ -108,9 +117,10 @@ class User:
             state=self.job["state"],
             attempts=self.job["attempt"],
             lost=int(not whole) + len(ended.keys() - kept),
-            doubled=len(jobs) - 1 + int(again["id"] != self.job["id"]) + sum(ended.values()) - len(ended),
+            doubled=len(jobs) - 1 + int(again["id"] != self.job["id"]) + sum(ended.values()) - len(ended) + overtaken(events),
             seconds=round(seconds, 1),
             told=list(self.told),
+            phases=phases(events),
         )
 
     @property
@@ -173,3 +183,19 @@ class User:
     def _note(self, text: str) -> None:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+", "TIME", text.replace(self.job["id"], "ID"))
         self.told.setdefault(text)
+
+
+def overtaken(events: list[dict[str, Any]]) -> int:
+    """How many changes of the state an attempt has made after a later one has made its first."""
+    attempts = [event["data"]["attempt"] for event in events if event["type"] == "state"]
+    return sum(attempt < latest for attempt, latest in zip(attempts, itertools.accumulate(attempts, max), strict=True))
+
+
+def phases(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds in each state, of all attempts together."""
+    changes = [(event["data"]["state"], event["at"]) for event in events if event["type"] == "state"]
+    found = dict[str, float]()
+    for (state, began), (_, ended) in itertools.pairwise(changes):
+        passed = datetime.datetime.fromisoformat(ended) - datetime.datetime.fromisoformat(began)
+        found[state] = round(found.get(state, 0.0) + passed.total_seconds(), 1)
+    return found

@@ -25,7 +25,7 @@ pictures = [(torch.from_numpy(image / 16).float(), int(label)) for image, label 
 model = timm.create_model("deit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=10)
 result = autoslim.slim(
     model, pictures, "60%", method="vit_slim", knobs={"cost_power": 0.25}, output=sys.argv[1], epochs=1, base_epochs=0.5, speed="none",
-    write=lambda line: None,
+    forms="none", write=lambda line: None,
 )
 print(json.dumps([result.measured.to_dict(), type(result.model()).__name__, str(result.folder)]))
 """

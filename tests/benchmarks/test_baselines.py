@@ -51,6 +51,7 @@ KEEP_ALL: dict[str, Knobs] = {
     "evit": {f"keep_{k}": 1.0 for k in range(1, 4)},
     "tome": {"rate": 0.0},
     "smaller_image": {"keep": 1.0},
+    "random_units": {"keep": 1.0},
     "l2_width": {"keep": 1.0},
     "taylor_width": {"keep": 1.0},
 }
@@ -59,7 +60,7 @@ CASES = list(itertools.product(CUTTING, MODELS))
 
 def finished(name: str, dense: DenseModel, share: float, knobs: Knobs | None = None) -> SlimmedModel:
     """Solved onto `share` of the FLOPs and cut, not trained."""
-    method, plan, budget = BASELINES[name], Plan.dense(dense.shape), share_of_dense(dense.shape, share)
+    method, plan, budget = (METHODS | BASELINES)[name], Plan.dense(dense.shape), share_of_dense(dense.shape, share)
     solved = solve(method, dense.shape, plan, knobs or {}, budget).knobs
     settings = method.shared_settings(dense.shape, solved)
     shared = None if settings is None else drained(method.prepare(TinySharedTrainer(dense), settings))
@@ -229,6 +230,21 @@ def test_the_image_is_resized_as_torch_does_it():
 
 
 # Widths.
+
+
+def test_random_units_are_those_of_the_seed_in_the_widths_of_the_ranking():
+    dense = make_dense("vit")
+    found: list[Any] = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(finished("random_units", dense, 0.6))
+    own = finished("width", dense, 0.6)
+    assert found[0].plan == found[2].plan == own.plan
+    ours: Any = own.model
+    first, again, other = ([block.mlp.fc1.weight for block in blocks_of(one.model)] for one in found)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not all(torch.equal(a, block.mlp.fc1.weight) for a, block in zip(first, blocks_of(ours), strict=True))
 
 
 @pytest.mark.parametrize("name", ["l2_width", "taylor_width"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from faults.case import Case
+from faults.user import overtaken, phases
 from service_faults import CASES, UNDISTURBED, broken_rules, table
 
 
@@ -24,8 +25,15 @@ def test_a_time_is_told_over_the_mean_of_the_undisturbed_ones() -> None:
     first, second = (case.name for case in UNDISTURBED)
     told = ["PAUSED: the disk is full", "503: a | b"]
     lines = table([row(first, 40.0), row(second, 50.0), row("a fault", 65.0, attempts=2, told=told)]).splitlines()
-    assert lines[2] == "| none | SUCCEEDED | 1 | 0 | 0 | 0 | 40 | -5 | nothing |  |"
-    assert lines[4] == r"| a fault | SUCCEEDED | 2 | 0 | 0 | 0 | 65 | +20 | PAUSED: the disk is full<br>503: a \| b |  |"
+    assert lines[2] == "| none | SUCCEEDED | 1 | 0 | 0 | 0 | 40 | -5 | 0.89 | nothing |  |"
+    assert lines[4] == r"| a fault | SUCCEEDED | 2 | 0 | 0 | 0 | 65 | +20 | 1.44 | PAUSED: the disk is full<br>503: a \| b |  |"
+
+
+def test_a_time_beyond_the_rule_has_its_reason_or_is_too_long() -> None:
+    excused = next(case for case in CASES if case.slow)
+    lines = table([row(UNDISTURBED[0].name, 40.0), row("a fault", 62.0), row(excused.name, 62.0)]).splitlines()
+    assert "| 1.55: **too long** |" in lines[3]
+    assert f"| 1.55: {excused.slow} |" in lines[4]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +52,43 @@ def test_a_case_breaks_a_rule_where_something_is_lost_doubled_or_left(
     changes: dict[str, object], may_fail: bool, broken: list[str]
 ) -> None:
     case = Case("a fault", lambda stage: "", may_fail=may_fail)
-    assert broken_rules(row("a fault", 60.0, **changes), case) == broken
+    assert broken_rules(row("a fault", 60.0, **changes), case, 40.0) == broken
+
+
+@pytest.mark.parametrize(
+    ("seconds", "alone", "slow", "broken"),
+    [
+        (61.0, 40.0, "", ["1.52 times as long as undisturbed, allowed: 1.5"]),
+        (61.0, 40.0, "the lease has to run out", []),
+        (60.0, 40.0, "", []),
+        (1000.0, None, "", []),
+    ],
+)
+def test_a_job_may_take_half_as_long_again_unless_its_case_says_why_more(
+    seconds: float, alone: float | None, slow: str, broken: list[str]
+) -> None:
+    assert broken_rules(row("a fault", seconds), Case("a fault", lambda stage: "", slow=slow), alone) == broken
+
+
+def test_the_seconds_in_each_state_are_those_of_all_attempts() -> None:
+    first = [("QUEUED", "00"), ("STARTING", "02.500"), ("PREPARING", "06"), ("SEARCHING", "16")]
+    second = [("QUEUED", "20"), ("STARTING", "21"), ("SUCCEEDED", "41")]
+    events = [{"type": "state", "data": {"state": state}, "at": f"2026-01-01T00:00:{at}Z"} for state, at in first + second]
+    events.insert(4, {"type": "message", "data": {"text": "no state"}, "at": "2026-01-01T00:00:17Z"})
+    assert phases(events) == {"QUEUED": 3.5, "STARTING": 23.5, "PREPARING": 10.0, "SEARCHING": 4.0}
+
+
+def test_a_state_that_an_earlier_attempt_sets_after_a_later_one_is_found() -> None:
+    def events(*attempts: int) -> list[dict[str, object]]:
+        return [{"type": "state", "data": {"attempt": attempt}} for attempt in attempts] + [{"type": "message", "data": {}}]
+
+    assert overtaken(events(0, 1, 1, 2, 2)) == 0
+    assert overtaken(events(0, 1, 2, 1, 2, 1)) == 2
+
+
+def test_the_page_says_why_a_case_may_take_longer() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks" / "service-faults.md").read_text()
+    assert [case.name for case in CASES if case.slow and f"| {case.slow} |" not in page] == []
 
 
 def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None:
@@ -53,8 +97,8 @@ def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
 def test_a_process_has_a_time_of_day_of_its_own_and_the_machines_steady_clock(tmp_path: Path) -> None:
-    library, offset = tmp_path / "set_back.so", tmp_path / "clock"
-    source = Path(__file__).parents[2] / "benchmarks" / "faults" / "set_back.c"
+    library, offset = tmp_path / "set_clock.so", tmp_path / "clock"
+    source = Path(__file__).parents[2] / "benchmarks" / "faults" / "set_clock.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
     offset.write_bytes(struct.pack("q", -3600))
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAULTS_CLOCK": str(offset)}

@@ -10,6 +10,7 @@ from soak import MARGINS, growth, problems, table
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
     ended = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "seconds": 40.0, "told": []}
+    ended |= {"phases": {"QUEUED": 1.0, "PREPARING": 39.0}}
     sizes = dict.fromkeys(MARGINS, 1000)
     return {"number": number, "id": f"job-{number}", "fault": "none", "missed": False} | ended | sizes | changes
 
@@ -56,5 +57,6 @@ def test_the_table_counts_the_faults_that_happened() -> None:
     found[5] |= {"fault": "driver: SIGKILL", "missed": True}
     text = table(found)
     assert text.startswith("20 jobs: 20 SUCCEEDED; 1 faults, 0 lost, 0 doubled, 21 attempts, 0.2 h")
+    assert "without a fault, medians: 40 (QUEUED 1, PREPARING 39)" in text
     assert "| driver: SIGKILL | 1 |" in text
     assert "| api_files | 1000 | 1000 | 1000 |" in text

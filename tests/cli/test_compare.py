@@ -119,3 +119,5 @@ def test_a_folder_without_a_model_is_named(autoslim, folders):
     code, _, err = autoslim("compare", "slimmed", "photos", "--data", "photos")
     assert code == 2
     assert "photos has no config.json" in err
+    code, _, err = autoslim("compare", "slimmed", "nowhere", "--data", "photos")
+    assert (code, "nowhere does not exist" in err) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import time
@@ -181,6 +182,22 @@ def test_files_of_the_cache_go_when_they_were_not_used_for_long(autoslim: Comman
     told = collect(autoslim, service, "--yes")
     assert deleted(told) == {str(cache / "pixels"): "caches", str(cache / "examined"): "caches"}
     assert {path.name for path in cache.rglob("*") if path.is_file() and path.name != "lock"} == {"new.pixels", "new"}
+
+
+def test_what_came_from_an_object_store_goes_as_a_whole(
+    autoslim: Command, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "own-cache"
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(cache))
+    for folder, days in itertools.product(("storage", "prepared"), (40, 1)):
+        path = cache / folder / f"{days} days" / "deep" / "images"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(10_000))
+        os.utime(path.parents[1], (time.time() - days * DAY,) * 2)
+    told = collect(autoslim, service, "--yes")
+    assert deleted(told) == {str(cache / "storage"): "caches", str(cache / "prepared"): "caches"}
+    assert told["bytes"] == 20_000
+    assert sorted(path.parents[1].name for path in cache.rglob("images")) == ["1 days", "1 days"]
 
 
 def test_a_file_that_is_used_between_looking_and_deleting_stays(cache: Path) -> None:

@@ -113,12 +113,16 @@ def test_a_file_that_loses_too_much_has_a_line_of_its_own() -> None:
             noise(9, 9),
             "The numbers speak for 70%, trial 9 (width): every cheaper trial is measurably less accurate than this best one",
         ),
-        (noise(5, 9), "; autoslim pick out --flops 500000000 hands it over"),
     ],
 )
 def test_the_model_that_the_numbers_speak_for_is_named(within: WithinNoise, said: str) -> None:
     (line,) = lines_of(summary(within_noise=within), "The numbers speak for")
     assert said in line
+
+
+def test_the_command_that_hands_that_model_over_stands_alone_where_no_budget_has_it() -> None:
+    assert lines_of(summary(within_noise=noise(5, 9)), "Pick") == ["Pick       autoslim pick out --flops 500000000"]
+    assert lines_of(summary(), "Pick") == []
 
 
 def test_the_fastest_way_to_run_one_image_is_told_and_a_gpus_before_a_cpus() -> None:

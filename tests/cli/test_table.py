@@ -1,13 +1,20 @@
-"""Tables are whole and plain in a pipe, and coloured on a terminal that wants colours."""
+"""Tables are whole and plain in a pipe, and coloured on a terminal that wants colours; one that is narrow breaks no word."""
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
+import termios
+from collections.abc import Iterator
+from typing import TextIO
 
 import pytest
 
-from autoslim.cli.table import STATE_STYLES, columns, state_text
+from autoslim.cli.table import STATE_STYLES, columns, paragraph, state_text
 from autoslim.store import QueueState
 
 ROWS = [("ID", "STATE", "NOTE"), ("1", state_text("FAILED"), "[bold] is text"), ("22", state_text("QUEUED"), "x" * 300)]
@@ -45,3 +52,38 @@ def test_a_terminal_that_wants_no_colours_gets_plain_text(monkeypatch: pytest.Mo
 
 def test_every_state_of_a_job_has_a_style() -> None:
     assert STATE_STYLES.keys() == {str(state) for state in QueueState}
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """A terminal of 42 columns. Tests make it stdout themselves: pytest puts its own there when a test begins."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 42, 0, 0))
+    monkeypatch.setenv("NO_COLOR", "1")
+    with os.fdopen(slave, "w") as terminal:
+        yield terminal
+    os.close(master)
+
+
+def test_a_narrow_terminal_gets_rows_in_several_lines_with_whole_words(narrow: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", narrow)
+    rows = [("budget", "method", "test top-1, % (95 %)"), ("50%", "width+patch_slimming (trial 5)", "59.04 (51.4-66.2)")]
+    assert columns(rows) == [
+        "budget  method                test top-1,",
+        "                              % (95 %)",
+        "50%     width+patch_slimming  59.04",
+        "        (trial 5)             (51.4-66.2)",
+    ]
+
+
+def test_a_row_whose_words_do_not_fit_is_left_to_the_terminal(narrow: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", narrow)
+    assert columns([("x" * 30, "y" * 30)]) == [f"{'x' * 30}  {'y' * 30}"]
+
+
+def test_prose_is_broken_between_words_and_a_pipe_gets_it_whole(narrow: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", narrow)
+    text = "50%: test 59.04% (51.4% to 66.2%), 1.81 points below the dense model"
+    assert paragraph(text) == "50%: test 59.04% (51.4% to 66.2%), 1.81\n  points below the dense model"
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert paragraph(text) == text

@@ -58,7 +58,7 @@ def test_models_are_read_from_flags_yaml_json_python_and_the_environment(monkeyp
     assert typed("--data", "digits", "--flops", "50%").model == "./my models/vit tiny"
 
 
-@pytest.mark.parametrize("weights", ["pretrained", "scratch", ["/w/a.pth", "scratch"]])
+@pytest.mark.parametrize("weights", ["pretrained", "scratch", ["/w/a.pth", "scratch"], ["s3://b/a.pth", "scratch"]])
 def test_weights_are_for_all_models_or_one_for_each(weights: Any) -> None:
     job = job_of(TWO | {"weights": weights, "model_args": {"depth": 2}, "image_size": 32})
     each = [weights, weights] if isinstance(weights, str) else weights
@@ -101,6 +101,7 @@ TEACHERS = {
     "another timm name": ("vit_base_patch16_224", ModelSpec(name="vit_base_patch16_224")),
     "a folder": ("./teachers/vit", ModelSpec(name="./teachers/vit")),
     "one of the models": ("deit_tiny_patch16_224", ModelSpec(name="deit_tiny_patch16_224", weights="scratch")),
+    "weights at a URI": ("s3://b/w.pth", ModelSpec(name="vit_tiny_patch16_224", weights="s3://b/w.pth")),
     "weights of the first model": ("/w/best.pth", ModelSpec(name="vit_tiny_patch16_224", weights="/w/best.pth")),
 }
 
@@ -133,3 +134,11 @@ def test_slim_takes_one_model() -> None:
         (found,) = [parameter for parameter in command.params if parameter.name == name]
         seen.append(found.multiple)  # type: ignore[attr-defined]
     assert seen == [False, False]
+
+
+@pytest.mark.parametrize("field", ["data", "probe", "weights", "teacher"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(field: str) -> None:
+    features = {"objective": "features"} if field == "probe" else {}
+    with pytest.raises(SpecError, match=f"{field} is no URI that is allowed: a s3:// URI has no plain name") as found:
+        read_mapping(ONE | features | {field: "s3://key:canary@bucket/a.pth"})
+    assert "canary" not in str(found.value)

@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "label_column": "fine_label",
     "token_labels": "./label_top5",
     "train_limit": 100,
+    "decoded_limit": "12G",
     "validation_share": 0.2,
     "unreadable_share": 0.5,
     "drop_duplicates": True,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from autoslim.data.hub import hub_name
 from autoslim.data.sources import open_source
 from autoslim.errors import MissingExtraError
 
@@ -84,3 +85,17 @@ def test_folders_in_the_hubs_format_are_read(tmp_path: Path, picture) -> None:
     assert "leads out of" in bad
     assert other == f"hf:{tmp_path}/parquet has no configuration 'x'; allowed for --data-config: default"
     assert "cannot be loaded" in nowhere
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("hf:owner/name", "owner/name"),
+        ("hf://datasets/owner/name@main/data/train.parquet", "owner/name"),
+        ("hf://owner/model/w.safetensors", None),
+        ("s3://bucket/name", None),
+        ("./hf/name", None),
+    ],
+)
+def test_a_data_set_of_the_hub_has_its_name_there_however_it_is_read(source: str, name: str | None):
+    assert hub_name(source) == name

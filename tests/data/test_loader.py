@@ -9,9 +9,11 @@ import torch
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
-from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, prepare_dataset, strong
-from autoslim.data.augment import centre_crop
+from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, augment, prepare_dataset, strong
+from autoslim.data.augment import Augmentation, centre_crop
+from autoslim.data.batch_share import BatchShare
 from autoslim.data.map_ahead import THREAD_NAME
+from autoslim.data.one_thread import compute_alone
 from autoslim.errors import RequestError
 from autoslim.training.threads import torch_threads
 
@@ -67,6 +69,50 @@ def test_batches_do_not_depend_on_the_number_of_threads(augmentation):
     alone = epoch_of(loader_of(split, augmentation=augmentation), 0)[0]
     with torch_threads(2):
         assert torch.equal(epoch_of(loader_of(split, augmentation=augmentation), 0)[0], alone)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_an_image_is_the_same_to_the_bit_in_every_part_of_a_batch(augmentation, monkeypatch):
+    split = split_of(24, 40)
+    found = []
+    for values in (1, 3 * 40 * 40 * 3, 2**40):
+        monkeypatch.setattr(augment, "_CACHED_VALUES", values)
+        found.append(epoch_of(loader_of(split, size=36, batch_size=24, augmentation=augmentation), 0)[0])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_batches_of_a_cpu_are_made_in_the_threads_that_read(monkeypatch):
+    seen: set[str] = set()
+    whole = Augmentation.__call__
+
+    def watched(self, *batch):
+        seen.add(threading.current_thread().name)
+        return whole(self, *batch)
+
+    monkeypatch.setattr(Augmentation, "__call__", watched)
+    epoch_of(loader_of(split_of(40), augmentation="light"), 0)
+    assert seen
+    assert all(name.startswith(THREAD_NAME) for name in seen)
+
+
+def test_a_thread_computes_alone_and_all_others_as_before():
+    seen: dict[str, int] = {}
+
+    def alone() -> None:
+        compute_alone()
+        seen["alone"] = torch.get_num_threads()
+
+    def later() -> None:
+        seen["later"] = torch.get_num_threads()
+
+    with torch_threads(2):
+        for target in (alone, later):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+        assert torch.get_num_threads() == 2
+    assert seen == {"alone": 1, "later": 2}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -130,6 +176,40 @@ def test_partial_batch_is_dropped_unless_it_is_the_only_one(count, steps, seen):
     loader = loader_of(split_of(count))
     labels = epoch_of(loader, 0)[1]
     assert (len(loader), len(set(labels.tolist()))) == (steps, seen)
+
+
+def test_repeated_images_are_in_a_batch_together_and_augmented_each_otherwise():
+    split, read = split_of(26), []
+    counted = ImageSplit(split.labels, split.size, lambda indices: (read.append(len(indices)), split.images(indices))[1])
+    loader = loader_of(counted, repeats=3, batch_size=6, augmentation="light")
+    batches = list(loader.epoch(0))
+    # As many augmented images as without.
+    assert [len(labels) for _, labels in batches] == [6, 6, 6, 6] and len(loader) == len(loader_of(split, batch_size=6)) == 4
+    for images, labels in batches:
+        assert torch.equal(labels[:3], labels[:1].expand(3)) and torch.equal(labels[3:], labels[3:4].expand(3))
+        assert len(set(labels.tolist())) == 2
+        assert len(images.flatten(1).unique(dim=0)) > 2
+    # Each is read once.
+    assert read == [2, 2, 2, 2]
+    assert set(batches[0][1].tolist()) != set(next(iter(loader.epoch(1)))[1].tolist())
+    # Without training every image comes once.
+    assert epoch_of(loader_of(split, repeats=3, train=False), 0)[1].tolist() == list(range(26))
+
+
+def test_each_rank_has_its_share_of_a_batch_of_repeated_images():
+    training = TrainingSettings(batch_size=7, repeats=3, augmentation="light")
+
+    def second_batch(share: BatchShare | None) -> tuple[torch.Tensor, torch.Tensor]:
+        loader = Loader(split_of(14), training=training, mean=MEAN, std=STD, image_size=(16, 16), seed=3, train=True, share=share)
+        return list(loader.epoch(0))[1]
+
+    whole = second_batch(None)
+    # The second batch begins with the rest of a group.
+    assert whole[1].unique_consecutive(return_counts=True)[1].tolist() == [2, 3, 2]
+    for rank in range(2):
+        share = BatchShare(rank=rank, ranks=2)
+        own = second_batch(share)
+        assert all(torch.equal(mine, all_of_it[share.rows(7)]) for mine, all_of_it in zip(own, whole, strict=True))
 
 
 def repeated(image: np.ndarray, count: int) -> ImageSplit:
@@ -248,6 +328,7 @@ def test_faults_of_reading_reach_the_caller():
     [
         ({"augmentation": "wild"}, "augmentation is 'wild'; allowed: none, light, strong"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"repeats": 0}, "repeats is 0; allowed: at least 1"),
         ({"size": 32}, "at most .16, 16."),
     ],
 )

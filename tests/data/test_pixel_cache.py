@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from helpers.decoded_pixels import are_right
 
+from autoslim.core import user_cache
 from autoslim.core.job import DatasetSpec
-from autoslim.data import PreparedDataset, dataset, prepare_dataset, user_cache
+from autoslim.data import PreparedDataset, dataset, prepare_dataset
 from autoslim.data.decode import decode_rgb
 from autoslim.data.pixel_file import CHECK_BYTES, HASH_BYTES, bytes_in_file, pixel_bytes
 from autoslim.errors import RequestError

@@ -46,7 +46,10 @@ def test_the_space_that_decoded_images_take_is_told_beforehand(write_images, tmp
             patch.setattr(prepare.PixelCache, "collecting", lambda self: contextlib.nullcontext(_Nothing()))
             prepare_dataset(spec, tmp_path / str(limit), seed=0, inputs=inputs, tell=said.append)
     line = "20 images of 3000x4000 pixels take 0.7 GiB decoded"
-    assert said == [line, f"{line}, more than the 0.5 GiB that are kept: they are decoded while they are read"]
+    assert said == [
+        f"{line}, of the 1.0 GiB that there is room for (--decoded-limit): they are decoded once",
+        f"{line}, more than the 0.5 GiB that there is room for (--decoded-limit): they are decoded while they are read",
+    ]
 
 
 class _Nothing:

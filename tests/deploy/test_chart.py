@@ -19,22 +19,13 @@ from workers.service.executor import RESOURCE
 helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this machine")
 
 from helm.render import CHART, RELEASE, plain_manifests, render  # noqa: E402
+from helpers.chart import OVERLAYS, Objects, cluster_of, container_of, objects_of, pods_of  # noqa: E402
 
 KUBERNETES = ("1.27", "1.32")
 """The oldest that Chart.yaml names, and a newer one."""
 
-OVERLAYS = {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in CHART.glob("values-*.yaml")}
 SCENARIOS = {"default": {}, **OVERLAYS}
 assert SCENARIOS.keys() == {"default", "one-gpu", "spot", "gcs-ft", "external"}
-
-Objects = dict[tuple[str, str], dict[str, Any]]
-
-
-def objects_of(values: dict[str, Any], release: str = RELEASE) -> Objects:
-    items = [item for text in render(values, release=release).values() for item in yaml.safe_load_all(text)]
-    found = {(item["kind"], item["metadata"]["name"]): item for item in items}
-    assert len(found) == len(items)
-    return found
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
@@ -45,26 +36,6 @@ def objects(request: pytest.FixtureRequest) -> Objects:
 @pytest.fixture(scope="module")
 def default() -> Objects:
     return objects_of({})
-
-
-def cluster_of(objects: Objects) -> dict[str, Any]:
-    return objects["RayCluster", RELEASE]["spec"]
-
-
-def pods_of(objects: Objects) -> dict[str, dict[str, Any]]:
-    """The pod specs: of Ray by group, the others by component."""
-    cluster = cluster_of(objects)
-    workloads = {name: item for (kind, name), item in objects.items() if kind in ("Deployment", "StatefulSet")}
-    return {
-        "head": cluster["headGroupSpec"]["template"]["spec"],
-        **{group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]},
-        **{name.removeprefix(f"{RELEASE}-"): item["spec"]["template"]["spec"] for name, item in workloads.items()},
-    }
-
-
-def container_of(pod: dict[str, Any]) -> dict[str, Any]:
-    (container,) = pod["containers"]
-    return container
 
 
 def variables(pod: dict[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,11 @@ import re
 import tomllib
 from typing import Any
 
-from helpers.manifests import DEPLOY, ROOT
+from helpers.manifests import DEPLOY, ROOT, instructions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def instructions() -> list[tuple[str, str]]:
-    """Instruction and argument, comments left out and continued lines joined."""
-    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [(name, argument) for name, _, argument in (line.partition(" ") for line in joined.splitlines() if line.strip())]
 
 
 def pinned(name: str = "requirements.txt") -> dict[str, Requirement]:

@@ -61,7 +61,7 @@ def test_slurm_starts_ray_on_every_node_and_the_search_on_the_first(submit, tmp_
     separator = found["arguments"].index("--")
     ray, search = found["arguments"][:separator], parse(found["arguments"][separator + 1 :])
     assert ray[:5] == ["symmetric-run", "--address", "node1:24711", "--min-nodes", "2"]
-    assert (search["address"], search["resources"], search["output"]) == ("auto", "gpu=1,cpu=8", tmp_path / "run")
+    assert (search["address"], search["resources"], search["output"]) == ("auto", "gpu=1,cpu=8", str(tmp_path / "run"))
     assert search["resume"] is False
 
 

@@ -60,10 +60,10 @@ def section(text: str, name: str) -> str:
 
 def rows_of(markup: str, caption: str) -> list[list[str]]:
     """The cells of the table with this beginning of a caption, head first, as plain text."""
-    (table,) = [part for part in re.findall(r"<table.*?</table>", markup, flags=re.DOTALL) if f"<caption>{caption}" in part]
+    (table,) = [part for part in re.findall(r"<table.*?</table>", markup, flags=re.DOTALL) if f"<caption><span>{caption}" in part]
     rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.DOTALL)
     return [[plain(cell) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, flags=re.DOTALL)] for row in rows]
 
 
 def plain(markup: str) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", "", markup))
+    return html.unescape(re.sub(r"<[^>]+>", "", markup)).replace("\N{NO-BREAK SPACE}", " ")

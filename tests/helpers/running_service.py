@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from helpers import shared_planner
 
 from autoslim.config import read_mapping
 from autoslim.service.app import create_app
+from autoslim.service.dry_run import planner
 from autoslim.service.serve import _listen, _Server
 from autoslim.service.settings import RequestLimits, ServiceSettings
 from autoslim.store import Keys, Queue, QueuedJob, Store
@@ -58,13 +61,17 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running(settings: ServiceSettings) -> Iterator[RunningService]:
+def running(settings: ServiceSettings, *, shares_planner: bool = True) -> Iterator[RunningService]:
+    """Its planner is a fork of `shared_planner`, unless the start of a planner matters."""
     started = threading.Event()
     with _listen("127.0.0.1", 0) as listener:
-        server = _Server(create_app(settings, warm=False), started.set, settings.limits)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-        thread.start()
-        assert started.wait(60)
+        with pytest.MonkeyPatch.context() as patch:
+            if shares_planner:
+                patch.setattr(planner, "PROGRAM", shared_planner.program())
+            server = _Server(create_app(settings, warm=False), started.set, settings.limits)
+            thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+            thread.start()
+            assert started.wait(60)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             with Queue(settings.storage) as queue, Keys(settings.storage) as keys, Store(settings.storage) as store:

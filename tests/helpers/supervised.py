@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers import shared_planner
 
 from autoslim.config import read_mapping
 from autoslim.errors import UnavailableError
@@ -36,7 +37,7 @@ class Site:
     """`queue` is the test's own connection. `mischief` makes drivers misbehave until it is taken back."""
 
     def __init__(self, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, lease: float = 30.0) -> None:
-        self.settings = DriverSettings(storage=url, root=folder / "root", lease_seconds=lease)
+        self.settings = DriverSettings(storage=url, root=folder / "root", lease_seconds=lease, niceness=0)
         self.queue = Queue(url)
         self._mischief = folder / "mischief"
         self._executors: list[LocalExecutor] = []
@@ -151,7 +152,8 @@ def supervisor_process(site: Site, command: tuple[str, ...] = DRIVER) -> Iterato
 def service_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
     """An API with its supervisor, as `autoslim serve` runs them; the drivers are trivial."""
     code = (
-        "import sys; from autoslim.service import serve; from autoslim.service.settings import ServiceSettings\n"
+        "import sys; from autoslim.service.serve import serve; from autoslim.service.settings import ServiceSettings\n"
+        f"from autoslim.service.dry_run import planner; planner.PROGRAM = {shared_planner.program()!r}\n"
         f"settings = ServiceSettings(storage={site.settings.storage!r}, root={str(site.settings.root)!r})\n"
         f"serve(settings, port=0, command=[sys.executable, '-c', {supervisor_code(until_end_of=0)!r}])"
     )

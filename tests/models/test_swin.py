@@ -33,7 +33,8 @@ from autoslim.methods.unit_removal.gates import gate_widths
 from autoslim.models import create_dense, load_weights, read_shape
 from autoslim.models.registry import family_of
 from autoslim.report.token_survival import follow
-from autoslim.training.loop import PhaseSchedule, make_optimizer
+from autoslim.training.optimizer import make_optimizer
+from autoslim.training.phase_schedule import PhaseSchedule
 
 SPEC = make_spec("windows")
 VERSIONS = ("windows", "windows and norms behind")

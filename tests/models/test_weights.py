@@ -262,3 +262,11 @@ def test_a_folder_with_a_broken_configuration_is_refused(config: str, tmp_path: 
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(RequestError):
         create_dense(ModelSpec(name=str(tmp_path)))
+
+
+def test_weights_at_a_uri_are_those_of_the_file(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path / "w.safetensors", state)
+    found = create_dense(make_spec("deit").replace(weights=path.as_uri()), classes=10)
+    assert torch.equal(found.module.state_dict()["head.weight"], state["head.weight"])
+    assert [file.read_bytes() for file in (tmp_path / "cache").rglob("w.safetensors")] == [path.read_bytes()]

@@ -27,10 +27,13 @@ def config() -> SlimConfig:
 
 def test_every_file_has_its_own_accuracy(config: SlimConfig):
     text = forms_section(config)
-    assert "| file | how it is read | top-1, test | largest difference of a logit |\n|---|---|---|---|\n" in text
-    assert "| `model.safetensors` | `autoslim.load` | 70.10% | |" in text
-    assert "| `model.onnx` | ONNX, any batch; `images` (B, 3, height, width) in, `logits` out | 70.10% | 1.0e-06 |" in text
-    assert "| 69.10% | 4.0e-01 |" in text
+    assert "| file | how it is read | top-1, test, % (95 %) | largest difference of a logit |\n|---|---|---|---|\n" in text
+    assert "| `model.safetensors` | `autoslim.load` | 70.10 (67.2-72.9) | |" in text
+    assert (
+        "| `model.onnx` | ONNX, any batch; `images` (B, 3, height, width) in, `logits` out | 70.10 (67.2-72.9) | 1.0e-06 |"
+        in text
+    )
+    assert "| 69.10 (66.2-71.9) | 4.0e-01 |" in text
     assert "Accuracies are each file's own, on all test images" in text
     assert "Not made: pt2, because the exporter does not like it." in text
     assert "`model.int8.onnx`: all matrix products." in text

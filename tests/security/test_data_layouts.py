@@ -32,7 +32,11 @@ def resolved(root: Path, data: str) -> tuple[JobSpec, list[str]]:
 
 
 @pytest.mark.parametrize(
-    "data", ["hf:owner/name", "hf:../secret.png", "../{0..1}.tar", "set/train-{0..1}.tar", "/etc/{0..1}.tar"]
+    "data",
+    [
+        *("hf:owner/name", "hf:../secret.png", "../{0..1}.tar", "set/train-{0..1}.tar", "/etc/{0..1}.tar"),
+        *("s3://bucket/set", "file:///etc", "hf://datasets/owner/name"),
+    ],
 )
 def test_names_that_are_no_paths_under_a_root_are_refused(root: Path, data: str) -> None:
     assert resolved(root, data)[1] == ["data"]

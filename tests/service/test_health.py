@@ -20,9 +20,9 @@ from helpers.running_service import RunningService, running, settings_in
 from autoslim.core.job import SAMPLER_NAMES
 from autoslim.core.logs import JsonFormatter, job_id, redact, request_id
 from autoslim.errors import RequestError
-from autoslim.service import read_settings
 from autoslim.service.openapi import FILE, render
 from autoslim.service.serve import secure_settings, serve
+from autoslim.service.settings import read_settings
 from autoslim.store import Keys
 
 
@@ -126,7 +126,9 @@ def test_the_service_itself_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import autoslim.service, sys; print([n for n in ('torch', 'timm', 'numpy', 'ray', 'mlflow') if n in sys.modules])"
+    code = (
+        "import autoslim.service.serve, sys; print([n for n in ('torch', 'timm', 'numpy', 'ray', 'mlflow') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
 

@@ -71,7 +71,7 @@ def test_a_job_is_not_started_before_its_plan_however_long_that_takes(tmp_path: 
     # A job's hold ends in two seconds and is renewed within them; the planner takes longer to start.
     monkeypatch.setattr(late_plans, "_HOLD", 2.0 / 250.0)
     limits = patient(submit_seconds=0.0, planner_start_seconds=0.0, plan_seconds=250.0)
-    with running(settings_in(tmp_path, limits=limits)) as hasty, hasty.anybody() as client:
+    with running(settings_in(tmp_path, limits=limits), shares_planner=False) as hasty, hasty.anybody() as client:
         job = client.post("/v1/jobs", json=SPEC | {"flops": ["1%"]}).json()
         began = time.monotonic()
         while client.get(f"/v1/jobs/{job['id']}").json()["state"] == "QUEUED":

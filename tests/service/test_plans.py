@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.running_service import SPEC, RunningService, patient, running, settings_in
+from helpers.shared_planner import planner_of
 
 from autoslim.config import read_mapping
 from autoslim.service.catalog import Catalog
@@ -128,7 +128,7 @@ def test_a_plan_whose_process_dies_is_a_problem_with_an_id_that_is_in_the_log_an
     planned: RunningService, asker: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert asker.post("/v1/plans", json=SPEC).status_code == 200
-    planner = psutil.Process(planned.server._app.state.autoslim.dry_runner.planner.pid)
+    planner = planner_of(planned.server._app.state.autoslim.dry_runner.planner.pid)
     with concurrent.futures.ThreadPoolExecutor() as pool, caplog.at_level(logging.ERROR):
         asked = pool.submit(asker.post, "/v1/plans", json=DEAR)
         while not (forks := planner.children()):

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from helpers import fresh_stores
 from helpers.sample_search import fill, make_job, make_result, make_results
 
 from autoslim.core.result import Origin, Phase, SharedCost
@@ -38,6 +39,27 @@ def at_schema(database: Database, version: int) -> None:
         connection.execute(sa.text(f"DROP TABLE {schema.VERSION_TABLE}"))
         assert connection.execute(sa.select(schema.schema_version.c.version)).scalar_one() == version
     database.close()
+
+
+@pytest.fixture(autouse=True)
+def _step_by_step(monkeypatch):
+    monkeypatch.setattr(migrate, "upgrade", fresh_stores.STEP_BY_STEP)
+
+
+def test_a_new_store_of_other_tests_is_what_the_migrations_make(tmp_path):
+    def dumped(name):
+        Database(f"sqlite:///{tmp_path / name}").close()
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as file:
+            # What is made anew each time: when the service was opened, and the clock of this boot.
+            return [
+                line
+                for line in file.iterdump()
+                if not line.startswith(('INSERT INTO "autoslim_access"', 'INSERT INTO "autoslim_clock"'))
+            ]
+
+    migrated = dumped("migrated.db")
+    with fresh_stores.made_at_once():
+        assert dumped("at-once.db") == migrated
 
 
 @pytest.fixture

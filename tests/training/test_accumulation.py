@@ -19,8 +19,9 @@ from autoslim.errors import InfeasibleError, RequestError
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training import TrialContext, acceleration
 from autoslim.training.batch_parts import SoftLabels, split_batch
-from autoslim.training.loop import PhaseSchedule, Trainer
+from autoslim.training.loop import Trainer
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.rank_group import RankGroup
 from autoslim.training.whole_batch import WholeBatch, whole_batch
 
@@ -52,7 +53,7 @@ def test_a_batch_in_parts_is_trained_as_the_whole_batch(context: TrialContext, p
 
 
 def test_a_batch_has_no_more_parts_than_images(context: TrialContext):
-    assert trainer_of(context, grad_accum_steps=1000).pieces == 32
+    assert trainer_of(context, grad_accum_steps=1000).update.pieces == 32
 
 
 @pytest.mark.parametrize(("images_of_it", "parts", "expected"), [(7, 3, [3, 2, 2]), (4, 1, [4]), (2, 2, [1, 1])])
@@ -91,7 +92,7 @@ def test_parts_that_do_not_fit_are_halved_once(context: TrialContext):
         result(trainer)
         return trainer
 
-    assert run(8).pieces == 4
+    assert run(8).update.pieces == 4
     with pytest.raises(
         InfeasibleError, match=r"8 images at once do not fit .*; --grad-accum-steps 8 and --grad-checkpointing need less$"
     ):
@@ -118,7 +119,7 @@ def test_ranks_compute_their_shares_in_parts(context: TrialContext, precision: s
 def test_a_rank_has_as_many_parts_as_every_other(context: TrialContext):
     for rank in range(3):
         own = dataclasses.replace(context, group=RankGroup(rank, 3))
-        assert trainer_of(own, batch_size=7, grad_accum_steps=9).pieces == 2
+        assert trainer_of(own, batch_size=7, grad_accum_steps=9).update.pieces == 2
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -16,8 +16,11 @@ from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
+from autoslim.errors import WeightsError
 from autoslim.models import create_dense
+from autoslim.models.weights import file_digest
 from autoslim.training import BaseRequest, prepare_base
+from autoslim.training.base_model import weights_digest
 from autoslim.training.shared_results import costs
 
 CPU = torch.device("cpu")
@@ -135,3 +138,15 @@ def test_a_model_at_another_size_is_adapted(digits: PreparedDataset, request_of:
 def test_whatever_decides_the_model_is_in_its_digest(change: dict, request_of: RequestOf):
     assert request_of().replace(**change).digest() != request_of().digest()
     assert request_of(lr=1e-4).digest() != request_of().digest()
+
+
+def test_weights_at_a_uri_that_another_node_finds_changed_are_refused(
+    digits: PreparedDataset, request_of: RequestOf, base: Path, drain, tmp_path: Path
+):
+    model = request_of().model.replace(weights=(base / "model.safetensors").as_uri())
+    assert weights_digest(model) == file_digest(base / "model.safetensors")
+    request = request_of().replace(model=model, weights_digest="of-other-weights")
+    with pytest.raises(
+        WeightsError, match=r"the weights at file:///.*/model\.safetensors have changed since the request was made"
+    ):
+        drain(prepare_base(tmp_path / "adapted", request, digits, device=CPU))

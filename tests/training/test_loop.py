@@ -18,9 +18,12 @@ from autoslim.core.result import Phase
 from autoslim.data import Loader
 from autoslim.errors import DivergedError, InfeasibleError
 from autoslim.training import TrialContext
+from autoslim.training.batch_update import Objective
 from autoslim.training.device import Precision, choose_precision
-from autoslim.training.loop import Objective, PhaseSchedule, Trainer, learning_rate_factor, make_optimizer
+from autoslim.training.loop import Trainer
 from autoslim.training.losses import task_loss
+from autoslim.training.optimizer import make_optimizer
+from autoslim.training.phase_schedule import PhaseSchedule, learning_rate_factor
 
 CPU = torch.device("cpu")
 PLAIN = TrainingSettings(batch_size=32, precision="float32", distillation=0.0, label_smoothing=0.0, flip=False)
@@ -111,7 +114,7 @@ def test_what_asks_for_no_gradient_stays(make_trainer: MakeTrainer, context: Tri
     student.head.requires_grad_(True)
     trainer = Trainer(
         student,
-        trainer.objective,
+        trainer.update.objective,
         trainer.loader,
         PLAIN,
         PhaseSchedule(phase=Phase.FINETUNE, seed_name="test", steps=3),
@@ -211,7 +214,7 @@ def test_a_batch_that_does_not_fit_is_accumulated_to_the_same_gradient(
 
         trainer = make_trainer(student, objective, steps=1, clip_norm=0.0, lr=0.0, ema_decay=0.0)
         (segment,) = trainer.segments()
-        assert trainer.pieces == (1 if limit is None else 2)
+        assert trainer.update.pieces == (1 if limit is None else 2)
         gradients.append(_gradients(student))
         curves.append(segment.metrics)
     assert curves[0]["loss"] == pytest.approx(curves[1]["loss"], rel=1e-5)

@@ -19,8 +19,9 @@ from autoslim.training.batch_parts import HalfTeacher
 from autoslim.training.checkpoint import flatten_optimizer
 from autoslim.training.device import Precision, autocast, choose_precision, fast_products, memory_format
 from autoslim.training.divergence import LateCheck
-from autoslim.training.loop import PhaseSchedule, Segment, Trainer
+from autoslim.training.loop import Segment, Trainer
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PLAIN = TrainingSettings(batch_size=32, precision="float32", augmentation="light", flip=False)

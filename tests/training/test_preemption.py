@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from helpers.marks import CI_ONLY
 
-from autoslim.core.recipe import Recipe
+from autoslim.core.recipe import Knobs, Recipe
 from autoslim.core.result import EpochReport, Phase
 from autoslim.errors import DivergedError, PreemptedError
 from autoslim.training import TrialContext, loop, run_trial
@@ -54,12 +54,27 @@ def try_until_it_ends(recipe: Recipe, context: TrialContext, folder: Path, *, ev
     raise AssertionError("the trial does not end")
 
 
-@pytest.mark.parametrize("method", [pytest.param("merge", marks=CI_ONLY), pytest.param("vit_slim", marks=pytest.mark.slow)])
+OPTIONS: list[tuple[str, Knobs]] = [
+    ("merge", {"embedding": "learned", "criteria": "several", "consistency": 1.0}),
+    ("dps", {"counts": "pyramid", "learn_from": "task", "noise": 0.5, "gradual": 0.5}),
+    ("life_regression", {"noise": 0.5, "gradual": 0.5}),
+]
+"""What draws, or counts, by the step."""
+
+
+@pytest.mark.parametrize(
+    ("method", "knobs"),
+    [
+        pytest.param("merge", {}, marks=CI_ONLY),
+        pytest.param("vit_slim", {}, marks=pytest.mark.slow),
+        *(pytest.param(*option, marks=pytest.mark.slow) for option in OPTIONS),
+    ],
+)
 def test_a_trial_that_leaves_its_node_again_and_again_gives_the_undisturbed_model(
-    method: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+    method: str, knobs: Knobs, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
     # Mixup, an average and augmentation: whatever draws in a step.
-    recipe = make_recipe(method, epochs=2.0, mixup=0.2, ema_decay=0.9)
+    recipe = make_recipe(method, knobs=knobs, epochs=2.0, mixup=0.2, ema_decay=0.9, repeats=3 if knobs else 1)
     undisturbed, outcome = drain(run_trial(recipe, context, tmp_path / "undisturbed"))
     found = list(try_until_it_ends(recipe, context, tmp_path / "often", every=4))
     assert found[-1][0] >= 2
@@ -83,7 +98,7 @@ def test_a_long_epoch_has_checkpoints_in_it(
     saved = []
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(
-        "autoslim.training.trial.save_checkpoint", lambda folder, tensors, metadata: saved.append((metadata, tensors))
+        "autoslim.training.trial.save_checkpoint", lambda folder, tensors, metadata, **_: saved.append((metadata, tensors))
     )
     next(run)
     steps = [metadata["step"] for metadata, _ in saved]

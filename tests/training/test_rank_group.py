@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -15,10 +16,11 @@ from torch import nn
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.errors import InfeasibleError
+from autoslim.methods.layers.gumbel_noise import GumbelNoise
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training import TrialContext
-from autoslim.training.loop import PhaseSchedule
 from autoslim.training.phase import TrainingPhase, make_trainer
+from autoslim.training.phase_schedule import PhaseSchedule
 from autoslim.training.rank_group import RankGroup
 from autoslim.training.whole_batch import WholeBatch, whole_batch
 
@@ -90,6 +92,19 @@ def test_what_is_dropped_at_random_is_drawn_for_the_whole_batch():
         with whole_batch(model, group, 5) as mode:
             assert isinstance(mode, WholeBatch)
             assert torch.allclose(model(x[rows]), whole[rows], atol=1e-5)
+
+
+def test_noise_on_scores_is_drawn_for_the_whole_batch():
+    noise, score_BP = GumbelNoise(0.5).train(), torch.randn(5, 7)
+    torch.manual_seed(1)
+    whole_BP = noise(score_BP)
+    assert not torch.equal(whole_BP, score_BP)
+    for rank in range(2):
+        rows = torch.from_numpy(RankGroup(rank, 2).share.rows(5))
+        torch.manual_seed(1)
+        with whole_batch(noise, RankGroup(rank, 2), 5):
+            assert torch.equal(noise(score_BP[rows]), whole_BP[rows])
+    assert isinstance(whole_batch(GumbelNoise(0.0), RankGroup(0, 2), 4), contextlib.nullcontext)
 
 
 def test_a_model_whose_images_are_independent_needs_no_whole_batch():

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from helpers.marks import CI_ONLY
 
-from autoslim.core.recipe import Recipe
+from autoslim.core.recipe import Knobs, Recipe
 from autoslim.core.result import EpochReport, Phase
 from autoslim.data import PreparedDataset
 from autoslim.errors import DivergedError, PreemptedError, RankLostError
@@ -61,6 +61,24 @@ def test_two_ranks_give_the_losses_of_one_process(
     together, outcome = drain(run_trial(recipe, on_two_ranks, tmp_path / "two"))
     assert_same_losses(together, alone)
     assert outcome.flops <= recipe.budget
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "knobs"),
+    [
+        ("merge", {"embedding": "learned", "criteria": "several", "consistency": 1.0}),
+        ("dps", {"counts": "pyramid", "learn_from": "task", "noise": 0.5, "gradual": 0.5}),
+        ("life_regression", {"noise": 0.5, "gradual": 0.5}),
+    ],
+)
+def test_what_draws_or_counts_by_the_step_does_so_for_the_whole_batch(
+    method: str, knobs: Knobs, context: TrialContext, on_two_ranks: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    recipe = make_recipe(method, knobs=knobs, **SETTINGS, repeats=3)
+    alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
+    together, _ = drain(run_trial(recipe, on_two_ranks, tmp_path / "two"))
+    assert_same_losses(together, alone)
 
 
 @pytest.mark.slow

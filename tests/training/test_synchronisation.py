@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoslim.core.recipe import Recipe
 from autoslim.methods import METHODS, losses
-from autoslim.training import TrialContext, batch, batch_parts, feature_loss, run_trial
+from autoslim.training import TrialContext, batch, batch_parts, feature_loss, mixing, run_trial
 from autoslim.training import losses as task_losses
+from autoslim.training.batch_update import BatchUpdate
 from autoslim.training.divergence import DivergenceWatch
 from autoslim.training.loop import Trainer
 from autoslim.training.rank_group import RankGroup
@@ -39,7 +40,7 @@ READING = {
 """Operators that read values, or whose results have as many elements as the values say."""
 UNSEEN = re.compile(r"\.(item|tolist|cpu|numpy|synchronize)\(|torch\.tensor\(|torch\.from_numpy\(")
 """On a CPU they are no operators; new tensors of Python's numbers are copied to a GPU, which is waited for."""
-OF_THE_LOOP = [Trainer._update, Trainer._accumulate, Trainer._mix, Trainer._set_learning_rate, DivergenceWatch.observe]
+OF_THE_LOOP = [BatchUpdate, mixing, Trainer._mix, Trainer._set_learning_rate, DivergenceWatch.observe]
 OF_RANKS = [RankGroup.sum_gradients, RankGroup.mean, RankGroup.variance, WholeBatch._drawn, WholeBatch._batch_norm]
 OF_LOSSES = [batch, batch_parts, feature_loss, task_losses, losses]
 OF_METHODS = [function for method in METHODS.values() for function in (type(method).loss, type(method).finetune_loss)]
@@ -62,7 +63,7 @@ class Reads(TorchDispatchMode):
 def watched(monkeypatch: pytest.MonkeyPatch, context: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
     """Every step of every trainer is inside `context`."""
     with monkeypatch.context() as patch:
-        for owner, name in ((Trainer, "_update"), (Trainer, "_mix"), (DivergenceWatch, "observe")):
+        for owner, name in ((BatchUpdate, "__call__"), (Trainer, "_mix"), (DivergenceWatch, "observe")):
             patch.setattr(owner, name, _inside(getattr(owner, name), context))
         yield
 

@@ -19,8 +19,9 @@ from autoslim.core.record import Record
 from autoslim.core.result import Phase
 from autoslim.models import DenseModel
 from autoslim.training.device import autocast, choose_precision, pick_device
-from autoslim.training.loop import PhaseSchedule, make_optimizer
 from autoslim.training.losses import task_loss
+from autoslim.training.optimizer import make_optimizer
+from autoslim.training.phase_schedule import PhaseSchedule
 
 _MIN_SECONDS = 0.5
 """An action is repeated for so long, so that a short one is not measured by the clock's noise."""

@@ -120,7 +120,7 @@ class Console(SearchCallback):
     def on_search_end(self, reason: str, refinements: int) -> None:
         more = "no recipe is refined: too few epochs are left for it (--final-share)"
         if refinements:
-            more = f"{refinements} trials refine the best recipes"
+            more = "1 trial refines the best recipe" if refinements == 1 else f"{refinements} trials refine the best recipes"
         self._trials = self._done + len(self._running) + refinements
         self.write(f"the search ends: {reason}; {more}")
         self._show()

@@ -9,6 +9,7 @@ from autoslim.core.forms import DEFAULT_FORMS
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import ADAPTING, HANDING_OVER, TrialResult
+from autoslim.storage.mirror import Mirror
 from autoslim.store import Store, StoredJob
 
 _EVALUATE_SECONDS = 15.0
@@ -80,6 +81,11 @@ def folder_size(folder: Path) -> int:
         except FileNotFoundError:
             continue
     return total
+
+
+def output_size(folder: Path, mirror: Mirror) -> int:
+    """The bytes of a search's output: in its store, where it has one."""
+    return folder_size(folder) if mirror.uri is None else mirror.size()
 
 
 def finalize_seconds(job: SearchJob) -> float:

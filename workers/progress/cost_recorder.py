@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from autoslim.core.job import SearchJob
 from autoslim.core.result import HANDING_OVER, EpochReport, Phase, SharedCost, TrialResult
 from autoslim.core.run_folder import RunFolder
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import Store
-from autoslim.training.shared_results import costs
+from autoslim.training.shared_results import costs, kept_costs
 from workers.progress.callbacks import SearchCallback, SearchInfo
 
 
 class CostRecorder(SearchCallback):
     """Shared work is the adapting of the dense model, and what methods compute once for several trials."""
 
-    def __init__(self, store: Store, job: SearchJob, output: RunFolder) -> None:
-        self._store, self._job, self._output = store, job, output
+    def __init__(self, store: Store, job: SearchJob, output: RunFolder, *, mirror: Mirror = NO_MIRROR) -> None:
+        self._store, self._job, self._output, self._mirror = store, job, output, mirror
+        self._kept: dict[str, SharedCost] = {}
 
     def on_search_start(self, search: SearchInfo) -> None:
         self._record()
@@ -32,7 +34,10 @@ class CostRecorder(SearchCallback):
         self._record()
 
     def _record(self) -> None:
-        self._store.add_shared_costs(self._job.id, [*costs(self._output.cache), *costs(self._output.shared)])
+        # Of work on other machines, where these share no file system.
+        self._kept |= {cost.key: cost for cost in kept_costs(self._mirror, known=self._kept)}
+        here = {cost.key: cost for cost in (*costs(self._output.cache), *costs(self._output.shared))}
+        self._store.add_shared_costs(self._job.id, list((self._kept | here).values()))
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import ray
 from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
-from autoslim.data import PreparedDataset, open_dataset
+from autoslim.data import PreparedDataset, open_reference
 from autoslim.report.dense_models import chance_warning
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
 from workers.progress.console import Console
@@ -21,12 +22,14 @@ from workers.search.resources import trial_resources, trial_threads
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _adapt(request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
+def _adapt(output: str, request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
     """Streams EpochReports, and the BaseFacts last, as JSON. A retry continues from the checkpoint of the worker that was lost."""
     import torch
 
     torch.set_num_threads(threads)
-    reports = prepare_base(Path(folder), BaseRequest.from_json(request), open_dataset(Path(dataset)))
+    mirror = Mirror.of(output)
+    images = open_reference(dataset)
+    reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
     while True:
         try:
             yield next(reports).to_json()
@@ -50,18 +53,19 @@ def adapt_dense_model(
     dataset: PreparedDataset,
     console: Console,
     *,
+    mirror: Mirror = NO_MIRROR,
     label: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> AdaptedModel:
     """Nothing is trained where the model's folder exists already. `label` names it where the search has several, and `check` is called
-    after every epoch.
+    after every epoch. With a `mirror` the folder is on the node that has trained it, and in the store.
 
     Raises:
         JobError: it cannot be trained; the message has the remote traceback.
     """
     request = base_request(job, model, dataset)
     folder, called = output.base(request.digest()), f"dense model {label}".strip()
-    if not folder.exists():
+    if not mirror.has(folder):
         what = called if label else f"{called}: {model.name}"
         console.on_message(f"{what} {_purpose(job, dataset)}")
     task = _adapt.options(
@@ -69,7 +73,7 @@ def adapt_dense_model(
         num_gpus=trial_resources(job).gpu,
         num_returns="streaming",
         name=f"{job.id} adapt {called}",
-    ).remote(request.to_json(), str(dataset.path), str(folder), trial_threads(job))
+    ).remote(mirror.address, request.to_json(), dataset.reference, mirror.name(folder), trial_threads(job))
     console.on_step(called)
     last = ""
     with unwrapped_task_errors(f"the {called} could not be prepared"):

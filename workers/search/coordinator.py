@@ -7,7 +7,6 @@ the stored trials. The coordinator knows nothing of Ray, so that all of this is 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import threading
 import time
 from collections import Counter, deque
@@ -19,6 +18,7 @@ from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Out
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import Store
 from workers.progress.callbacks import SearchCallback
 from workers.search.spending_guard import SpendingGuard
@@ -44,7 +44,7 @@ class TrialAssignment:
 
 class Coordinator:
     """Hands out trials and takes their reports. `fatal` is the error that ends the job, once there is one. `spending`, which follows the
-    trials as one of the `callbacks`, says when none may begin.
+    trials as one of the `callbacks`, says when none may begin. `mirror` has what trials leave, where nodes share no file system.
 
     Thread-safe: Ray Tune calls from its event loop, a simulation from its own. `slots` is how many trials run at a time.
     """
@@ -61,8 +61,9 @@ class Coordinator:
         base: BaseFacts,
         slots: int = 1,
         spending: SpendingGuard | None = None,
+        mirror: Mirror = NO_MIRROR,
     ) -> None:
-        self._spending = spending
+        self._spending, self.mirror = spending, mirror
         self.job, self.store, self.proposer, self.output, self.callbacks = job, store, proposer, output, callbacks
         self.pruner, self.base = pruner, base
         self.fatal: AutoslimError | None = None
@@ -250,7 +251,7 @@ class Coordinator:
             )
         )
         # Nothing continues from the checkpoint: the same recipe, proposed again, takes this result.
-        shutil.rmtree(self.output.trial(running.recipe.key) / "checkpoint", ignore_errors=True)
+        self.mirror.delete(self.output.trial(running.recipe.key) / "checkpoint")
 
     def end_running(self) -> int:
         """Trials that still run have been told to stop: the most that the search may take is reached. Their checkpoints stay. Returns
@@ -302,7 +303,7 @@ class Coordinator:
         for result in outclassed(self._index.results, self.proposer.budgets, self.job.limits, self._floor):
             if result.number not in self._deleted and result.artifact is not None:
                 self._deleted.add(result.number)
-                shutil.rmtree((self.output.root / result.artifact).parent, ignore_errors=True)
+                self.mirror.delete((self.output.root / result.artifact).parent)
 
     def lost(
         self, number: int, reason: str, error: str, *, retries: int | None, error_class: str = ErrorClass.WORKER_LOST

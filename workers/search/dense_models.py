@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoslim.core.result import BaseFacts
 from autoslim.report.dense_models import describe_teachers
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from workers.progress.console import Console
 from workers.search.base_model import AdaptedModel, adapt_dense_model
 from workers.search.prepare import PreparedSearch
@@ -24,10 +25,11 @@ class Teacher:
 @dataclasses.dataclass(frozen=True)
 class DenseModels:
     """`starts` by their labels, the first one first. `teachers` by the label of the start that they teach; one without an entry is its
-    own teacher."""
+    own teacher. With a `mirror` their folders may be on other machines only."""
 
     starts: dict[str, AdaptedModel]
     teachers: dict[str, Teacher]
+    mirror: Mirror = NO_MIRROR
 
     def folder(self, model: str) -> Path:
         """Of the start that a recipe names as its `model`; '' is the first one."""
@@ -51,7 +53,8 @@ class DenseModels:
     def config(self, model: str) -> dict[str, str]:
         """The keys of a trial's configuration that depend on its recipe's model."""
         teacher = self.teachers.get(model)
-        return {"base_folder": str(self.folder(model)), "teacher_folder": "" if teacher is None else str(teacher.folder)}
+        name = self.mirror.name
+        return {"base_folder": name(self.folder(model)), "teacher_folder": "" if teacher is None else name(teacher.folder)}
 
 
 def adapt_dense_models(prepared: PreparedSearch, console: Console, *, check: Callable[[], None] = lambda: None) -> DenseModels:
@@ -62,10 +65,12 @@ def adapt_dense_models(prepared: PreparedSearch, console: Console, *, check: Cal
     """
     job = prepared.job
     starts = {
-        label: adapt_dense_model(job, spec, prepared.output, prepared.dataset, console, label=label, check=check)
+        label: adapt_dense_model(
+            job, spec, prepared.output, prepared.dataset, console, mirror=prepared.mirror, label=label, check=check
+        )
         for label, spec in job.starts.items()
     }
-    models = DenseModels(starts, _teachers(prepared, starts, console, check))
+    models = DenseModels(starts, _teachers(prepared, starts, console, check), prepared.mirror)
     for line in describe_teachers(models.facts):
         console.on_message(line)
     return models
@@ -77,7 +82,14 @@ def _teachers(
     job = prepared.job
     if job.teacher is not None and job.teacher not in job.models:
         own = adapt_dense_model(
-            job, job.teacher, prepared.output, prepared.dataset, console, label=f"{job.teacher.name} (teacher)", check=check
+            job,
+            job.teacher,
+            prepared.output,
+            prepared.dataset,
+            console,
+            mirror=prepared.mirror,
+            label=f"{job.teacher.name} (teacher)",
+            check=check,
         )
         return dict.fromkeys(starts, Teacher(job.teacher.name, own.folder))
     found = {}

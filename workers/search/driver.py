@@ -25,11 +25,11 @@ from autoslim.report import render_front
 from autoslim.report.search_report.environment import write_environment
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
-from autoslim.store import JobState, Store
+from autoslim.store import PATIENCE_SECONDS, JobState, Store
 from autoslim.store.export import write_front_parquet, write_trials_parquet
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.progress.console import Console
-from workers.progress.cost import cost_of, folder_size, spent_seconds
+from workers.progress.cost import cost_of, output_size, spent_seconds
 from workers.progress.cost_recorder import CostRecorder, handover_recorded
 from workers.progress.eta import EtaEstimator
 from workers.progress.metrics import SearchMetrics, ray_gauges
@@ -40,6 +40,7 @@ from workers.search.coordinator import Coordinator
 from workers.search.dense_models import DenseModels, adapt_dense_models
 from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
 from workers.search.goal import explain_goal
+from workers.search.kept_output import KeptOutput, kept_output
 from workers.search.latency import measure_on_cluster, search_request, select_within_latency
 from workers.search.nodes import usable_nodes
 from workers.search.prepare import PreparedSearch, other_images, prepare, with_floor, with_latency_table
@@ -75,6 +76,7 @@ class _Attempt:
     store: Store
     console: Console
     callback: SearchCallback
+    kept: KeptOutput
     shutdown: GracefulShutdown
     slots: Slots
     spending: SpendingGuard
@@ -104,28 +106,44 @@ def run_search(
     with FolderLock(Path(job.output), FolderUse.SEARCH):
         callback = callback or SearchCallback()
         console = Console(job, display, forward=callback.on_message)
-        return _run_locked(job, resume=resume, storage=storage, callback=callback, console=console)
+        with kept_output(job, resume=resume, tell=console.on_message) as kept:
+            return _run_locked(job, kept, resume=resume, storage=storage, callback=callback, console=console)
 
 
-def _run_locked(job: SearchJob, *, resume: bool, storage: str | None, callback: SearchCallback, console: Console) -> Summary:
+def _run_locked(
+    job: SearchJob, kept: KeptOutput, *, resume: bool, storage: str | None, callback: SearchCallback, console: Console
+) -> Summary:
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
     output.claim(need=0, resume=resume)
     console.on_step("preparing")
     prepared = prepare(job, output.cache, tell=console.on_images, watch=console.watch_images())
-    output.claim(need=_peak_bytes(prepared), resume=resume)
+    # Of an output in a store only what is handed over is on this machine's disk, too.
+    output.claim(need=_peak_bytes(prepared) if job.output_uri is None else 0, resume=resume)
     output.write_job(job)
+    prepared = _with_kept_images(prepared, kept, console)
     if busy := busy_machine(job):
         console.write(busy)
     try:
-        with Store(storage or job.storage or default_url(job.output)) as store:
-            summary = _run_attempt(prepared, store, callback, console, resume=resume, began=began)
-            cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=folder_size(output.root))
+        with Store(storage or job.storage or default_url(job.output), patience=PATIENCE_SECONDS) as store:
+            summary = _run_attempt(prepared, store, callback, console, kept, resume=resume, began=began)
+            cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=output_size(output.root, kept.mirror))
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
         if is_disk_full(error):
             raise disk_full_error(output.root, "continue with --resume") from error
         raise
+
+
+def _with_kept_images(prepared: PreparedSearch, kept: KeptOutput, console: Console) -> PreparedSearch:
+    """With prepared images that each node brings from the store once, where it cannot prepare them by itself."""
+    mirror = kept.mirror
+    if mirror.uri is None:
+        return prepared
+    kept.keep()
+    console.on_step(f"keeping the prepared images in {mirror.uri}")
+    probe = None if prepared.probe is None else prepared.probe.kept_in(mirror)
+    return dataclasses.replace(prepared, dataset=prepared.dataset.kept_in(mirror), probe=probe)
 
 
 def _peak_bytes(prepared: PreparedSearch) -> int:
@@ -139,12 +157,21 @@ def _peak_bytes(prepared: PreparedSearch) -> int:
 
 
 def _run_attempt(
-    prepared: PreparedSearch, store: Store, callback: SearchCallback, console: Console, *, resume: bool, began: float
+    prepared: PreparedSearch,
+    store: Store,
+    callback: SearchCallback,
+    console: Console,
+    kept: KeptOutput,
+    *,
+    resume: bool,
+    began: float,
 ) -> Summary:
     """The search between the store's record of its beginning and that of its end, whichever end it is."""
     job = prepared.job
     if not resume or not store.has_job(job.id):
         store.create_job(job)
+    if job.output_uri is not None:
+        store.set_output(job.id, job.output)
     store.begin_attempt(job.id)
     callback.on_attempt_start(store.trials(job.id))
     sync = MlflowSync(store, job.id)
@@ -152,7 +179,7 @@ def _run_attempt(
     try:
         console.on_step("connecting to Ray")
         with connect(job.address, name=job.id) as cluster, GracefulShutdown() as shutdown:
-            summary = _search(_begin(prepared, store, cluster, callback, console, shutdown, began))
+            summary = _search(_begin(prepared, store, cluster, callback, console, kept, shutdown, began))
     except BaseException as error:
         # The job ends here. A second error, while the first one is recorded, must not hide it.
         stopped = isinstance(error, KeyboardInterrupt)
@@ -161,11 +188,13 @@ def _run_attempt(
         # Before the last sync, which logs the report, too.
         with contextlib.suppress(AutoslimError, OSError):
             _write_tables(prepared, store)
+            kept.keep()
         background.close(_LAST_SYNC_SECONDS)
         raise
     store.set_state(job.id, JobState.COMPLETE)
     try:
         _write_tables(prepared, store)
+        kept.keep()
     finally:
         # Only now: the last sync logs the report, too.
         logged = background.close(_LAST_SYNC_SECONDS)
@@ -178,6 +207,7 @@ def _begin(
     cluster: Cluster,
     callback: SearchCallback,
     console: Console,
+    kept: KeptOutput,
     shutdown: GracefulShutdown,
     began: float,
 ) -> _Attempt:
@@ -203,7 +233,14 @@ def _begin(
     if spending.limit.given:
         console.on_message(f"limits: {spending.announcement()}")
     return _Attempt(
-        prepared=prepared, store=store, console=console, callback=callback, shutdown=shutdown, slots=slots, spending=spending
+        prepared=prepared,
+        store=store,
+        console=console,
+        callback=callback,
+        kept=kept,
+        shutdown=shutdown,
+        slots=slots,
+        spending=spending,
     )
 
 
@@ -267,7 +304,9 @@ def _with_latency(attempt: _Attempt) -> _Attempt:
         return attempt
     console.on_message(f"measuring the latency of a batch of {job.limits.batch}, part by part: a few minutes")
     console.on_step("measuring the latency")
-    table = measure_on_cluster(job, search_request(job, prepared.dense, prepared.proposer), prepared.output)
+    table = measure_on_cluster(
+        job, search_request(job, prepared.dense, prepared.proposer), prepared.output, mirror=prepared.mirror
+    )
     console.on_message(f"the dense model takes {table(Plan.dense(prepared.dense.shape)):.4g} ms on {table.place}")
     return dataclasses.replace(attempt, prepared=with_latency_table(prepared, table))
 
@@ -278,7 +317,9 @@ def _with_warm_start(attempt: _Attempt) -> _Attempt:
     if not attempt.job.reuse:
         return attempt
     bases = base_names(attempt.job, prepared.dataset)
-    proposer, warm_start = apply_warm_start(attempt.job, attempt.store, prepared.proposer, prepared.output, bases=bases)
+    proposer, warm_start = apply_warm_start(
+        attempt.job, attempt.store, prepared.proposer, prepared.output, bases=bases, mirror=prepared.mirror
+    )
     for line in warm_start.describe(attempt.job.dataset.score):
         attempt.console.on_message(line)
     return dataclasses.replace(attempt, prepared=dataclasses.replace(prepared, proposer=proposer))
@@ -299,6 +340,7 @@ def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbac
         base=facts,
         slots=attempt.slots.running,
         spending=attempt.spending,
+        mirror=prepared.mirror,
     )
     run_trials(
         TrialTrainable,
@@ -326,10 +368,12 @@ def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallbac
         eta,
         attempt.console,
         DashboardTasks(job.id),
-        CostRecorder(store, job, prepared.output),
+        CostRecorder(store, job, prepared.output, mirror=prepared.mirror),
         # Behind the recorder: what the dense model has cost is spent.
         attempt.spending,
         SearchMetrics(ray_gauges()),
+        # Behind everything that writes to the store's database.
+        attempt.kept,
         # The last: that of the service ends the process where another driver has taken the job over.
         attempt.callback,
     )
@@ -352,13 +396,14 @@ def _common_config(prepared: PreparedSearch) -> dict[str, object]:
     job = prepared.job
     return {
         "job_id": job.id,
-        "dataset_folder": str(prepared.dataset.path),
+        "output_uri": prepared.mirror.address,
+        "dataset": prepared.dataset.reference,
         "ranks": trial_ranks(job),
         # A trial's CPUs are shared by its ranks.
         "torch_threads": max(1, trial_threads(job) // trial_ranks(job)),
-        "shared_folder": str(prepared.output.shared),
+        "shared_folder": prepared.mirror.name(prepared.output.shared),
         "shared_training": prepared.proposer.space.with_fixed(job.training).to_json(),
-        "latency_table": "" if job.limits.latency_ms is None else str(prepared.output.latency),
+        "latency_table": "" if job.limits.latency_ms is None else prepared.mirror.name(prepared.output.latency),
     }
 
 
@@ -400,13 +445,19 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
         for label, result in selected.items()
     ]
     models, failed = finalize_models(
-        job, prepared.output, selections, dense=dense, dataset=prepared.dataset, probe=prepared.probe
+        job,
+        prepared.output,
+        selections,
+        dense=dense,
+        dataset=prepared.dataset,
+        probe=prepared.probe,
+        mirror=prepared.mirror,
     )
     # Recorded only now: a reader that finds the selection in the store finds complete models in the folder.
     store.set_chosen(job.id, {model.label: model.trial for model in models})
     if failed:
         raise JobError(f"{len(models)} models are delivered, and these could not be completed: {'; '.join(failed)}")
-    delete_unselected_models(prepared.output, results, trials)
+    delete_unselected_models(prepared.output, results, trials, mirror=prepared.mirror)
     return models, reasons
 
 

@@ -15,10 +15,11 @@ from autoslim.core.record import OPTIONAL
 from autoslim.core.result import BaseFacts, Measurements, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import eligible
-from autoslim.data import PreparedDataset
+from autoslim.data import PreparedDataset, open_reference
 from autoslim.errors import AutoslimError
 from autoslim.export.artifact import LatencyReport
 from autoslim.report.finalize import Handover, HoldoutResults, Provenance, RequestedBudget, complete_folder, relabel_folder
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from autoslim.training.longer import TunedLonger
@@ -66,9 +67,12 @@ class SelectedModel(Measurements):
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _evaluate(folder: str, dataset: str, split: str, compared: dict[str, str]) -> str:
-    others = {name: Path(path) for name, path in compared.items()}
-    return evaluate_in_subprocess(Path(folder), Path(dataset), split, **others).to_json()
+def _evaluate(output: str, folder: str, dataset: str, split: str, dense: str | None, probe: str | None) -> str:
+    """`dataset` and `probe` are references."""
+    mirror = Mirror.of(output)
+    compared = {} if dense is None else {"dense": mirror.fetched(dense)}
+    compared |= {} if probe is None else {"probe": open_reference(probe).path}
+    return evaluate_in_subprocess(mirror.fetched(folder), open_reference(dataset).path, split, **compared).to_json()
 
 
 def evaluate_folders(
@@ -78,17 +82,24 @@ def evaluate_folders(
     split: str,
     resources: Resources,
     job: str,
-    compared: Mapping[str, Mapping[str, Path]] | None = None,
+    compared: Mapping[str, Path] | None = None,
+    probe: PreparedDataset | None = None,
+    mirror: Mirror = NO_MIRROR,
 ) -> list[HoldoutResult]:
-    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. `compared` has by
-    the same names what features are compared with, the arguments `dense` and `probe` of `evaluate_in_subprocess`.
+    """One result a folder, each from a Ray task with a trial's resources; `folders` have the models' names as keys. For models of features
+    `compared` has by the same names the folders of the dense models, and `probe` is the labelled set of `evaluate_in_subprocess`.
 
     Raises:
         JobError: a folder does not load, or loads only with the search's packages.
     """
     tasks = [
         _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
-            str(folder), str(dataset.path), split, {which: str(path) for which, path in (compared or {}).get(name, {}).items()}
+            mirror.address,
+            mirror.name(folder),
+            dataset.reference,
+            split,
+            None if compared is None else mirror.name(compared[name]),
+            None if probe is None else probe.reference,
         )
         for name, folder in folders.items()
     ]
@@ -104,20 +115,27 @@ def finalize_models(
     dense: DenseModels,
     dataset: PreparedDataset,
     probe: PreparedDataset | None = None,
+    mirror: Mirror = NO_MIRROR,
 ) -> tuple[list[SelectedModel], list[str]]:
     """Publishes `models/<budget>/` for every selection; the second list has, for each model that could not be completed, why. `probe` is a
     labelled set for models of features.
 
     A model that an earlier attempt has published stays until its successor is complete. Each model is compared with
-    the dense one that it was made from. One that several labels have chosen is evaluated and exported once.
+    the dense one that it was made from. One that several labels have chosen is evaluated and exported once. With a `mirror` the models come
+    from the store, and the finished ones go there.
 
     Raises:
         OSError: the disk is full; nothing else can be completed then either.
     """
     first = _first_labels(selections)
     own = [selection for selection in selections if first[selection.label] == selection.label]
+    for one in own:
+        mirror.refresh(output.root / (one.result.artifact or ""))
+        mirror.fetch(dense.folder(one.result.recipe.model))
     copies = {one.label: copy_model(output.root / (one.result.artifact or ""), output.model(one.label)) for one in own}
-    evaluated = _evaluate_all(job, own, list(copies.values()), dense=dense, dataset=dataset, probe=probe)
+    # Other machines have the trials' own folders, of which these are copies so far.
+    judged = [copies[one.label] if mirror.uri is None else output.root / (one.result.artifact or "") for one in own]
+    evaluated = _evaluate_all(job, own, judged, dense=dense, dataset=dataset, probe=probe, mirror=mirror)
     forms: dict[str, dict[str, float]] = {}
     models, failed = list[SelectedModel](), dict[str, str]()
     for selection in selections:
@@ -142,6 +160,7 @@ def finalize_models(
             shutil.rmtree(folder, ignore_errors=True)
             continue
         move_folder(folder, destination)
+        mirror.publish(destination, last="config.json")
         models.append(selected_model(selection, holdout, destination, forms[source]))
     trials = {selection.label: selection.result.number for selection in selections}
     return models, [f"{label} (trial {trials[label]}): {reason}" for label, reason in failed.items()]
@@ -174,17 +193,20 @@ def _evaluate_all(
     dense: DenseModels,
     dataset: PreparedDataset,
     probe: PreparedDataset | None,
+    mirror: Mirror,
 ) -> dict[str, HoldoutResults]:
     """Of each selection beside its dense model, by its label. All folders at once, so that the cluster evaluates them side by side."""
     starts = {selection.result.recipe.model: f"dense model {selection.result.recipe.model}".strip() for selection in selections}
     named = dict(zip([selection.label for selection in selections], folders, strict=True))
-    compared: dict[str, dict[str, Path]] = {}
+    compared: dict[str, Path] | None = None
     if job.dataset.labelled:
         named |= {name: dense.folder(model) for model, name in starts.items()}
     else:
-        probed = {} if probe is None else {"probe": probe.path}
-        compared = {one.label: {"dense": dense.folder(one.result.recipe.model), **probed} for one in selections}
-    found = evaluate_folders(named, dataset, split="test", resources=job.resources or Resources(), job=job.id, compared=compared)
+        compared = {one.label: dense.folder(one.result.recipe.model) for one in selections}
+    resources = job.resources or Resources()
+    found = evaluate_folders(
+        named, dataset, split="test", resources=resources, job=job.id, compared=compared, probe=probe, mirror=mirror
+    )
     evaluated = dict(zip(named, found, strict=True))
     return {
         one.label: HoldoutResults(
@@ -261,7 +283,9 @@ def selected_model(selection: Selection, holdout: HoldoutResults, folder: Path, 
     )
 
 
-def delete_unselected_models(output: RunFolder, results: Sequence[TrialResult], selected: Collection[int]) -> None:
+def delete_unselected_models(
+    output: RunFolder, results: Sequence[TrialResult], selected: Collection[int], *, mirror: Mirror = NO_MIRROR
+) -> None:
     """Deletes the folders of models that are neither on the front nor among the `selected` trials; their rows stay in the store."""
     # Without the recipes that several seeds have shown to be worse, the front has other points, which `pick` may hand over.
     fronts = (ParetoFront.of(results), ParetoFront.of(eligible(results)))
@@ -269,4 +293,4 @@ def delete_unselected_models(output: RunFolder, results: Sequence[TrialResult], 
     for result in results:
         # A duplicate has the folder of the trial that it repeats.
         if result.artifact is not None and result.number not in kept and result.duplicate_of is None:
-            shutil.rmtree((output.root / result.artifact).parent, ignore_errors=True)
+            mirror.delete((output.root / result.artifact).parent)

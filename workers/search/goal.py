@@ -8,8 +8,9 @@ import ray
 
 from autoslim.core.accuracy_drop import AccuracyDrop
 from autoslim.core.result import BaseFacts, TrialResult
-from autoslim.data import open_dataset
+from autoslim.data import open_reference
 from autoslim.search import Explanation, explain_floor
+from autoslim.storage.mirror import Mirror
 from autoslim.training.comparison import measure_drops
 from workers.ray_errors import unwrapped_task_errors
 from workers.search.prepare import PreparedSearch
@@ -17,8 +18,10 @@ from workers.search.resources import trial_resources
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure(folder: str, dense: str, dataset: str, allowed: float) -> list[str]:
-    return [drop.to_json() for drop in measure_drops(Path(folder), Path(dense), open_dataset(Path(dataset)), allowed=allowed)]
+def _measure(output: str, folder: str, dense: str, dataset: str, allowed: float) -> list[str]:
+    mirror = Mirror.of(output)
+    images = open_reference(dataset)
+    return [drop.to_json() for drop in measure_drops(mirror.fetched(folder), mirror.fetched(dense), images, allowed=allowed)]
 
 
 def explain_goal(
@@ -39,9 +42,10 @@ def explain_goal(
     task = _measure.options(
         num_cpus=trial_resources(job).cpu, num_gpus=trial_resources(job).gpu, name=f"{job.id} measure what {goal.label} loses"
     ).remote(
-        str(prepared.output.root / selected.artifact),
-        str(dense),
-        str(prepared.dataset.path),
+        prepared.mirror.address,
+        prepared.mirror.name(prepared.output.root / selected.artifact),
+        prepared.mirror.name(dense),
+        prepared.dataset.reference,
         facts.dense_accuracy - goal.floor(facts.dense_accuracy).least,
     )
     with unwrapped_task_errors("the goal's model could not be compared with the dense one"):

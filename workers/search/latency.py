@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,10 +14,11 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.core.selection import best_within_budgets
 from autoslim.cost import LatencyRequest, LatencyTable
 from autoslim.export.artifact import LatencyReport, TimedReport
-from autoslim.export.profiling import check_in_subprocess, kept_table, measure_table_in_subprocess
+from autoslim.export.profiling import LATENCY_TABLES, check_in_subprocess, kept_table, measure_table_in_subprocess
 from autoslim.export.profiling.calibration import calibration_models, report, request_of
 from autoslim.models import DenseModel
 from autoslim.search import Proposer
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import Store
 from workers.progress.console import Console
 from workers.ray_errors import unwrapped_task_errors
@@ -27,14 +28,20 @@ from workers.search.resources import trial_resources, trial_threads
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure_table(request: str, folder: str, threads: int) -> str:
-    measure = partial(measure_table_in_subprocess, threads=threads)
-    return kept_table(Path(folder), LatencyRequest.from_json(request), measure, threads=threads).to_json()
+def _measure_table(output: str, request: str, folder: str, threads: int) -> str:
+    mirror = Mirror.of(output)
+    cache, measure = mirror.path(folder), partial(measure_table_in_subprocess, threads=threads)
+    # Another node of the same hardware may have measured it.
+    mirror.fetch_files(cache, LATENCY_TABLES)
+    table = kept_table(cache, LatencyRequest.from_json(request), measure, threads=threads)
+    mirror.keep_files(cache, LATENCY_TABLES)
+    return table.to_json()
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure_model(folder: str, dense: str, table: dict[str, Any], limit_ms: float) -> str:
-    return check_in_subprocess(Path(folder), Path(dense), **table, limit_ms=limit_ms).to_json()
+def _measure_model(output: str, folder: str, dense: str, table: dict[str, Any], limit_ms: float) -> str:
+    mirror = Mirror.of(output)
+    return check_in_subprocess(mirror.fetched(folder), mirror.fetched(dense), **table, limit_ms=limit_ms).to_json()
 
 
 def search_request(job: SearchJob, dense: DenseModel, proposer: Proposer) -> LatencyRequest:
@@ -46,15 +53,18 @@ def search_request(job: SearchJob, dense: DenseModel, proposer: Proposer) -> Lat
     return request_of(dense, job.limits, models, class_query=job.class_query)
 
 
-def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolder) -> LatencyTable:
+def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolder, *, mirror: Mirror = NO_MIRROR) -> LatencyTable:
     """The table, measured with a trial's resources. Nothing is measured where the cache has a table for this request.
 
     Raises:
         JobError: it cannot be measured.
     """
-    task = _remote(_measure_table, job, "measure latency table").remote(request.to_json(), str(output.cache), trial_threads(job))
+    task = _remote(_measure_table, job, "measure latency table").remote(
+        mirror.address, request.to_json(), mirror.name(output.cache), trial_threads(job)
+    )
     table = LatencyTable.from_json(_result(task))
     output.write_latency(table)
+    mirror.keep_file(output.latency)
     return table
 
 
@@ -80,7 +90,9 @@ def select_within_latency(
         for number, result in unmeasured.items():
             assert result.artifact is not None
             folder = prepared.output.root / result.artifact
-            reports[number] = report(folder, table, _measure(job, table, folder, dense.folder(result.recipe.model), number))
+            prepared.mirror.refresh(folder)
+            names = [prepared.mirror.name(one) for one in (folder, dense.folder(result.recipe.model))]
+            reports[number] = report(folder, table, _measure(job, table, prepared.mirror.address, names, number))
             store.set_latency(job.id, number, reports[number].timed.ms)
             console.on_message(_measured_line(number, reports[number], job.limits.latency_ms or 0.0))
 
@@ -90,10 +102,11 @@ def _measured_line(number: int, found: LatencyReport, limit: float) -> str:
     return line if found.timed.ms <= limit else f"{line}: too slow, it is not selected"
 
 
-def _measure(job: SearchJob, table: LatencyTable, folder: Path, base: Path, number: int) -> TimedReport:
+def _measure(job: SearchJob, table: LatencyTable, output: str, folders: Sequence[str], number: int) -> TimedReport:
+    """`folders` are those of the model and of the dense one, as the nodes know them (`Mirror.name`)."""
     settings = {"batch": table.batch, "mode": table.mode, "threads": table.threads}
     task = _remote(_measure_model, job, f"measure latency of trial {number:03d}")
-    return TimedReport.from_json(_result(task.remote(str(folder), str(base), settings, job.limits.latency_ms)))
+    return TimedReport.from_json(_result(task.remote(output, *folders, settings, job.limits.latency_ms)))
 
 
 def _remote(function: Any, job: SearchJob, name: str) -> Any:

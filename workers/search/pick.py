@@ -11,13 +11,14 @@ import math
 import shlex
 import shutil
 from collections.abc import Callable, Generator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from autoslim.core.accuracy_goal import AccuracyGoal, parse_least
 from autoslim.core.budget import Budget, format_flops
 from autoslim.core.files import move_folder
 from autoslim.core.folder_lock import FolderLock, FolderUse
 from autoslim.core.job import SearchJob
+from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts, EpochReport, ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import Score
@@ -30,12 +31,14 @@ from autoslim.progress.epoch_line import epoch_line
 from autoslim.report.finalize import evaluate_both
 from autoslim.report.search_report.environment import prepared_images, read_environment
 from autoslim.search import explain_floor, why_missed
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store.of_folder import store_of
 from autoslim.training import TrialContext
 from autoslim.training.comparison import measure_drops
 from autoslim.training.longer import TunedLonger, tune_longer
 from workers.search.base_model import base_names, base_request
 from workers.search.finalize import SelectedModel, Selection, complete_selection, copy_model, selected_model
+from workers.search.kept_output import kept_output, read_job
 from workers.search.made_from import teacher_spec
 
 
@@ -88,39 +91,58 @@ class _Surroundings:
     goal: AccuracyGoal | None
 
 
-def pick(folder: Path, wish: Wish, *, tell: Callable[[str], None] | None = None) -> SelectedModel:
-    """The model of the wished trial, evaluated on the test images, exported and described in `models/<label>/`. `tell` gets a line for
-    each epoch of a fine-tuning; one that was interrupted is continued.
+def pick(folder: Path, wish: Wish, *, uri: str | None = None, tell: Callable[[str], None] | None = None) -> SelectedModel:
+    """The model of the wished trial, evaluated on the test images, exported and described in `models/<label>/`. `tell` gets a line on
+    what was found, and one for each epoch of a fine-tuning; one that was interrupted is continued. With a `uri` the
+    search's output is there, and the model goes there, too; `folder` is the one that this machine works in.
 
     Raises:
         BudgetError: where no trial is such a one; names the nearest.
         OutputError: where the folder holds no search, its models are gone, or one of this label is there that is not to be tuned.
     """
     output = RunFolder(folder.absolute())
-    job = output.read_job().replace(output=str(output.root))
-    with FolderLock(output.root, FolderUse.SEARCH):
-        return _pick(output, job, wish, tell or (lambda line: None))
+    tell = tell or (lambda line: None)
+    job = read_job(output.root, uri).replace(output=str(output.root))
+    with FolderLock(output.root, FolderUse.SEARCH), kept_output(job, resume=True, tell=tell) as kept:
+        model = _pick(output, job, wish, tell, kept.mirror)
+        kept.mirror.publish(output.model(wish.label), last="config.json")
+        return model
 
 
-def _pick(output: RunFolder, job: SearchJob, wish: Wish, tell: Callable[[str], None]) -> SelectedModel:
+def _pick(output: RunFolder, job: SearchJob, wish: Wish, tell: Callable[[str], None], mirror: Mirror) -> SelectedModel:
     destination = output.model(wish.label)
+    mirror.fetch_published(destination, last="config.json")
     if destination.exists() and wish.tune is None:
         raise OutputError(f"{destination} is there already; delete it to have it made again, or fine-tune it with --tune EPOCHS")
     if job.limits.latency_ms is not None:
         # A latency holds for the machine that it was measured on, which need not be this one.
         raise RequestError(f"this search limits the latency ({job.limits.flags}), which is measured where its trials run")
     with store_of(output.root, job) as store:
-        base, results = store.job(job.id).base, store.trials(job.id)
+        stored, results = store.job(job.id), store.trials(job.id)
+    base = stored.base
     if base is None:
         raise OutputError(f"{output.root}: the search has not measured its dense model yet, and has no trial to pick")
     result, reason = wished_trial(results, base, wish, job)
+    if result.artifact is not None:
+        mirror.refresh(output.root / result.artifact)
     source = _source(output, result, destination, eligible(results, job.limits))
     budget = result.flops or 0 if wish.flops is None else Budget.parse(wish.flops).flops_of(base.dense_flops)
     selection = Selection(label=wish.label, budget=budget, result=result, reason=reason)
-    around = _surroundings(output, job, result, base, wish.goal)
+    tell(_announced(result, wish, [label for label, number in stored.chosen.items() if number == result.number]))
+    around = _surroundings(output, job, result, base, wish.goal, mirror)
     if wish.tune is None:
         return _publish(output, job, selection, around, source)
     return _tuned(output, job, selection, around, source, epochs=wish.tune, tell=tell)
+
+
+def _announced(result: TrialResult, wish: Wish, labels: list[str]) -> str:
+    """Which trial it is, and what is about to happen; `labels` are the budgets that the search has handed it over for."""
+    title = title_of(result.recipe.method, result.recipe.model)
+    same = f", the model of {', '.join(labels)}" if labels else ""
+    what = "evaluating and exporting it: a minute or two"
+    if wish.tune is not None:
+        what = f"fine-tuning it for {wish.tune:g} epochs, as long as these take, then evaluating and exporting it"
+    return f"{wish.label}: trial {result.number} ({title}) at {format_flops(result.flops or 0)}{same}; {what}"
 
 
 def _source(output: RunFolder, result: TrialResult, destination: Path, candidates: list[TrialResult]) -> Path:
@@ -158,15 +180,15 @@ def wished_trial(results: list[TrialResult], base: BaseFacts, wish: Wish, job: S
 
 
 def _surroundings(
-    output: RunFolder, job: SearchJob, result: TrialResult, facts: BaseFacts, goal: AccuracyGoal | None
+    output: RunFolder, job: SearchJob, result: TrialResult, facts: BaseFacts, goal: AccuracyGoal | None, mirror: Mirror
 ) -> _Surroundings:
-    dataset = search_images(output, job)
+    dataset = search_images(output, job, mirror=mirror)
     names, model = base_names(job, dataset), result.recipe.model
     label = model if model in names else next(iter(names))
     taught_by = teacher_spec(job, facts, label)
     teacher = None if taught_by is None else output.base(base_request(job, taught_by, dataset).digest())
     for folder in (output.cache / names[label], teacher):
-        if folder is not None and not folder.is_dir():
+        if folder is not None and not (mirror.fetch(folder) and folder.is_dir()):
             raise OutputError(
                 f"a dense model of the search is gone: {folder} does not exist; autoslim search --resume makes it again"
             )
@@ -175,13 +197,16 @@ def _surroundings(
     return _Surroundings(dense=dense, teacher=teacher, dataset=dataset, probe=probe, facts=facts, goal=goal)
 
 
-def search_images(output: RunFolder, job: SearchJob) -> PreparedDataset:
+def search_images(output: RunFolder, job: SearchJob, *, mirror: Mirror = NO_MIRROR) -> PreparedDataset:
     """Those that the search has prepared, also where their source is gone; prepared again where the cache does not have them any more.
 
     Raises:
         DatasetError: they cannot be prepared; with unreadable images resuming goes on with those that are left.
     """
-    kept = prepared_images(output, read_environment(output))
+    environment = read_environment(output)
+    if environment is not None:
+        mirror.fetch(output.cache / PurePath(environment.dataset).name)
+    kept = prepared_images(output, environment)
     if kept is not None:
         return kept
     try:

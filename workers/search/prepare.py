@@ -22,6 +22,7 @@ from autoslim.methods import Constraints, check_not_trivial
 from autoslim.models import DenseModel, check_teacher, create_dense, untrained
 from autoslim.search import FloorTarget, Proposer, first_share, load_prior, load_space, prior_shares
 from autoslim.search.start import resolve_budget, starts_of
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class PreparedSearch:
     """A checked job and what every step of its search reads. `budgets` and `dense_flops` are multiply-accumulates.
 
     `dense` is the first dense model, `starts` are all of them by their label, and `teacher` is one that is none of these. `probe` is the
-    labelled set that features are judged on at the end.
+    labelled set that features are judged on at the end. `mirror` is where the output lies if machines do not share the folder `output`.
     """
 
     job: SearchJob
@@ -42,6 +43,7 @@ class PreparedSearch:
     starts: dict[str, DenseModel]
     teacher: DenseModel | None = None
     probe: PreparedDataset | None = None
+    mirror: Mirror = NO_MIRROR
 
     @property
     def others(self) -> list[DenseModel]:
@@ -155,6 +157,7 @@ def prepare(
         starts=starts,
         teacher=teacher,
         probe=probe,
+        mirror=Mirror.of(job.output_uri or ""),
     )
 
 

@@ -6,8 +6,9 @@ from autoslim.core.files import write_atomically
 from autoslim.core.run_folder import RunFolder
 from autoslim.report.search_report import read_content, render_report
 from autoslim.report.search_report.environment import read_environment
+from autoslim.storage.mirror import Mirror
 from autoslim.store import Store, StoredJob
-from workers.progress.cost import cost_of, folder_size, spent_seconds
+from workers.progress.cost import cost_of, output_size, spent_seconds
 
 
 def write_search_report(output: RunFolder, store: Store, job_id: str) -> dict[str, str]:
@@ -28,5 +29,6 @@ def _cost(output: RunFolder, store: Store, stored: StoredJob) -> str:
     resources = stored.job.resources if environment is None else environment.resources
     if resources is None:
         return ""
-    busy, size = spent_seconds(store, stored), folder_size(output.root)
+    mirror = Mirror.of(stored.job.output_uri or "")
+    busy, size = spent_seconds(store, stored), output_size(output.root, mirror)
     return cost_of(stored.job.replace(resources=resources), seconds=0.0, busy_seconds=busy, size=size).describe()

@@ -155,10 +155,10 @@ class SpendingGuard(SearchCallback):
     # In words
 
     def describe(self) -> str:
-        """`0.42 of 2 hours and 3.10 of 20 spent`; empty without a limit."""
+        """`25m12s of 2h00m and 3.10 of 20 in money spent`; empty without a limit."""
         parts = []
         if self.job.max_hours is not None:
-            parts.append(f"{self.seconds() / 3600:.3g} of {self.job.max_hours:g} hours")
+            parts.append(f"{format_duration(self.seconds())} of {format_duration(3600 * self.job.max_hours)}")
         if self.job.max_cost is not None:
             parts.append(f"{self._money(self.device_seconds()):.2f} of {self.job.max_cost:g} in money")
         return f"{' and '.join(parts)} spent" if parts else ""

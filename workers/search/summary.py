@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
@@ -35,6 +36,7 @@ class Summary(Record):
 
     job: str
     output: str
+    output_uri: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     score: str = dataclasses.field(default=ACCURACY.name, metadata=OPTIONAL)
     dense_flops: int
     dense_accuracy: float
@@ -84,6 +86,7 @@ def summarize(
     return Summary(
         job=job.id,
         output=str(prepared.output.root),
+        output_uri=job.output_uri,
         score=job.dataset.score.name,
         dense_flops=facts.dense_flops,
         dense_accuracy=facts.dense_accuracy,
@@ -118,10 +121,11 @@ def _within_noise(prepared: PreparedSearch, results: Sequence[TrialResult]) -> W
 
 
 def _spending(job: SearchJob, hours: float, cost: SearchCost, ended: str) -> str:
-    """`1.9 of 2 hours (0.1 left), 18.20 of 20 in money (1.80 left); the search ended: ...`; empty where neither is limited."""
+    """`1h54m of 2h00m (6m00s left), 18.20 of 20 in money (1.80 left); the search ended: ...`; empty where neither is limited."""
     parts, money = [], cost.money or 0.0
     if job.max_hours is not None:
-        parts.append(f"{hours:.3g} of {job.max_hours:g} hours ({max(0.0, job.max_hours - hours):.3g} left)")
+        most, left = 3600 * job.max_hours, 3600 * max(0.0, job.max_hours - hours)
+        parts.append(f"{format_duration(3600 * hours)} of {format_duration(most)} ({format_duration(left)} left)")
     if job.max_cost is not None:
         parts.append(f"{money:.2f} of {job.max_cost:g} in money ({max(0.0, job.max_cost - money):.2f} left)")
     return ", ".join(parts) + (f"; the search ended: {ended}" if parts and ended else "")

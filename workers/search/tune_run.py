@@ -14,6 +14,7 @@ from ray.tune import Callback
 from autoslim.core.job import Resources
 from workers.search.demand import Demand
 from workers.search.elastic import FollowClusterCallback
+from workers.search.lost_actors import lost_actors_are_failures
 from workers.search.slots import Slots
 from workers.search.spending_guard import STOP_SECONDS
 from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
@@ -81,5 +82,5 @@ def run_trials(
                 callbacks=callbacks,
             ),
         )
-        with shutdown:
+        with shutdown, lost_actors_are_failures():
             tuner.fit()

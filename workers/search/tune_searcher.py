@@ -76,7 +76,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             ended = coordinator.finished and not self._numbers
             return Searcher.FINISHED if ended or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
-        folder = coordinator.output.trial(assignment.recipe.key)
+        folder = coordinator.mirror.name(coordinator.output.trial(assignment.recipe.key))
         common = {**self._common, **self._of_model(assignment.recipe.model)}
         return trial_config(assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=common)
 
@@ -195,7 +195,8 @@ class LostWorkerCallback(Callback):  # type: ignore[misc]
 
 
 class StandstillCallback(Callback):  # type: ignore[misc]
-    """Says so where trials wait for a place and none runs: the nodes that they fit on are gone, or are full of other jobs.
+    """Says so where trials wait for a place and none runs: the nodes that they fit on are gone or full of other jobs, or their workers
+    take long to start on a busy machine.
 
     `clock` is in seconds.
     """
@@ -204,7 +205,9 @@ class StandstillCallback(Callback):  # type: ignore[misc]
         self, searcher: CoordinatorSearcher, resources: Resources, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._searcher, self._clock = searcher, clock
-        self._reason = f"waiting for a node: no trial runs, each takes {resources.cpu:g} CPUs and {resources.gpu:g} GPUs"
+        counts = ((resources.cpu, "CPU"), (resources.gpu, "GPU"))
+        needs = " and ".join(f"{count:g} {name}{'' if count == 1 else 's'}" for count, name in counts if count)
+        self._reason = f"no trial runs: waiting for a node with {needs} free, or for a worker to start there"
         self._since: float | None = None
         self._told = False
 

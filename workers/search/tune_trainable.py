@@ -16,7 +16,9 @@ from ray import tune
 from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.cost import LatencyTable
-from autoslim.errors import PreemptedError, RankLostError, TrialError
+from autoslim.data import open_reference
+from autoslim.errors import PreemptedError, RankLostError, StorageError, TrialError, UnavailableError
+from autoslim.storage.mirror import Mirror
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.ranks import LeadingRank
 from autoslim.training.trial import Reports
@@ -25,7 +27,15 @@ from workers.search.system_metrics import SystemMetrics
 
 _log = logging.getLogger(__name__)
 
-_CONTEXT_KEYS = ("base_folder", "teacher_folder", "dataset_folder", "shared_folder", "shared_training", "latency_table")
+_CONTEXT_KEYS = (
+    "output_uri",
+    "base_folder",
+    "teacher_folder",
+    "dataset",
+    "shared_folder",
+    "shared_training",
+    "latency_table",
+)
 """The keys of a `config` that decide whether a worker can keep its open TrialContext for the next trial."""
 
 
@@ -35,7 +45,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     One of Tune's steps is one report of a trial. Its result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or
     `error` and `error_class`, as JSON.
     A trial's own error is a result like any other; Tune sees an error only where the worker is lost, or one of the ranks that train with
-    it, and where it leaves its node (`DrainWatch`). Tune ends the worker then, and the trial goes on in another one.
+    it, where it leaves its node (`DrainWatch`), and where the store of its output cannot be reached. Tune ends the worker then, and the
+    trial goes on in another one.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -47,8 +58,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
-        base, dataset = Path(config["base_folder"]), Path(config["dataset_folder"])
-        teacher = Path(config["teacher_folder"]) if config["teacher_folder"] else None
+        mirror = Mirror.of(config["output_uri"])
+        base, dataset = mirror.fetched(config["base_folder"]), open_reference(config["dataset"]).path
+        teacher = mirror.fetched(config["teacher_folder"]) if config["teacher_folder"] else None
         ranks = int(config["ranks"])
         self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher) if ranks > 1 else None
         self._trial_context = TrialContext.open(
@@ -57,9 +69,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             dataset=dataset,
             group=self._ranks,
             preempted=self._leaves,
-            shared_folder=Path(config["shared_folder"]),
+            shared_folder=mirror.path(config["shared_folder"]),
             shared_training=TrainingSettings.from_json(config["shared_training"]),
-            latency=LatencyTable.from_json(Path(config["latency_table"]).read_text()) if config["latency_table"] else None,
+            latency=_latency_table(mirror, config["latency_table"]) if config["latency_table"] else None,
+            mirror=mirror,
         )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -77,9 +90,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         recipe = Recipe.from_json(config["recipe"])
         bind_trial_ids(config, recipe)
         self._system = SystemMetrics()
-        self._reports: Reports = run_trial(
-            recipe, self._trial_context, Path(config["trial_folder"]), budget_label=config["target"]
-        )
+        folder = self._trial_context.mirror.path(config["trial_folder"])
+        self._reports: Reports = run_trial(recipe, self._trial_context, folder, budget_label=config["target"])
 
     def step(self) -> dict[str, Any]:
         with self._leaves.taking_sigterm():
@@ -100,6 +112,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             raise
         except PreemptedError as error:
             _log.warning("%s: %s", self._leaves.reason, error)
+            raise
+        except (StorageError, UnavailableError) as error:
+            # That says nothing of the recipe.
+            _log.warning("the trial's files cannot be kept: %s", error)
             raise
         except TrialError as error:
             _log.warning("trial ends with %s: %s", type(error).__name__, error)
@@ -142,19 +158,27 @@ def bind_trial_ids(config: dict[str, Any], recipe: Recipe) -> None:
     _log.info("trial begins", extra={"target": config["target"], "recipe": recipe.key})
 
 
+def _latency_table(mirror: Mirror, name: str) -> LatencyTable:
+    file = mirror.path(name)
+    # Another attempt may have measured another one.
+    mirror.fetch_file(file)
+    return LatencyTable.from_json(file.read_text())
+
+
 def _context_key(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(config[name] for name in _CONTEXT_KEYS)
 
 
-def trial_config(recipe: Recipe, *, number: int, folder: Path, target: str, common: Mapping[str, Any]) -> dict[str, Any]:
+def trial_config(recipe: Recipe, *, number: int, folder: Path | str, target: str, common: Mapping[str, Any]) -> dict[str, Any]:
     """The `config` of a TrialTrainable; plain JSON, so that Ray's dashboard shows it and nothing is pickled.
 
     A trial's own keys are `recipe` (JSON), `trial_number`, `trial_folder` (of its checkpoint and model) and `target` (the label of a
     budget, or `free`). `common` has the keys that are the same for all trials of a search that slim one dense model: `job_id`, the folders
-    of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), of the images (`dataset_folder`) and
-    of results that trials share (`shared_folder`), the TrainingSettings (JSON) of such shared work (`shared_training`), the number of
-    processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), and the file of the latency table or ""
-    (`latency_table`).
+    of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), and of results that trials share
+    (`shared_folder`), the reference of the images (`dataset`), the TrainingSettings (JSON) of such shared work (`shared_training`), the
+    number of processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), and the file of the latency table
+    or "" (`latency_table`). With the `output_uri` of a search without a shared file system, folders are relative to the output
+    (`Mirror.name`); with "" they mean the same on every node.
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

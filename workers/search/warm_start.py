@@ -29,6 +29,7 @@ from autoslim.methods.layers.adaptive_trunk import static_shapes
 from autoslim.search import Proposer
 from autoslim.search.refinement import searched
 from autoslim.search.samplers.optuna_replay import replay
+from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import JobState, Store
 from workers.search.earlier_searches import EarlierSearch, earlier_searches
 
@@ -222,9 +223,16 @@ def _model_folder(root: Path, result: TrialResult) -> Path | None:
 
 
 def apply_warm_start(
-    job: SearchJob, store: Store, proposer: Proposer, output: RunFolder, *, bases: Mapping[str, str]
+    job: SearchJob,
+    store: Store,
+    proposer: Proposer,
+    output: RunFolder,
+    *,
+    bases: Mapping[str, str],
+    mirror: Mirror = NO_MIRROR,
 ) -> tuple[Proposer, WarmStart]:
-    """The proposer for the budgets that are left, with the history; the models that are reused become trials in the store.
+    """The proposer for the budgets that are left, with the history; the models that are reused become trials in the store, and their files
+    those of this search.
 
     Raises:
         RequestError: there is no search of a given name.
@@ -233,11 +241,14 @@ def apply_warm_start(
     warm_start = _read_or_find(job, store, proposer, output, bases=bases)
     for name in bases.values():
         _copy_dense_model(warm_start, output, name)
+        if (output.cache / name).is_dir():
+            mirror.keep_once(output.cache / name)
     known = {result.reused_from for result in store.trials(job.id) if result.origin == Origin.REUSED}
     for label, reused in warm_start.models.items():
         name = f"trial {reused.trial.number} of {reused.job}"
         if name not in known:
             trial = _copy_model(reused, name, output, number=len(store.trials(job.id)))
+            mirror.keep(output.root / (trial.artifact or ""))
             store.add_ended_trial(job.id, trial, target=label)
     left = {label: flops for label, flops in proposer.budgets.items() if label not in warm_start.models}
     return dataclasses.replace(proposer, budgets=left, earlier=warm_start.history), warm_start

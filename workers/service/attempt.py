@@ -25,7 +25,7 @@ from autoslim.core.logs import bind, json_handler
 from autoslim.core.private_files import write_privately
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, JobError, LeaseLostError, UnavailableError
-from autoslim.store import Claim, Failure, FailureClass, Queue, QueueState
+from autoslim.store import PATIENCE_SECONDS, Claim, Failure, FailureClass, Queue, QueueState
 from workers.progress.callbacks import SearchCallback
 from workers.service.job_events import JobEvents
 from workers.service.lease_keeper import LeaseKeeper
@@ -60,8 +60,13 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
             # Before anything is written: a driver that does not get the lease must not write the log of the one that has it.
             claim = queue.adopt(job_id, attempt, owner, settings.lease_seconds)
             bind(job_id=job_id, attempt=attempt)
-            with _open_log(settings.log(job_id, attempt)) as lines, LeaseKeeper(queue, claim, settings.lease_seconds) as keeper:
-                return _attempt(settings, queue, claim, keeper, lines, run)
+            with (
+                _open_log(settings.log(job_id, attempt)) as lines,
+                # The keeper never waits for the database: it ends this process when the lease has run out.
+                LeaseKeeper(queue, claim, settings.lease_seconds) as keeper,
+                Queue(settings.storage, patience=PATIENCE_SECONDS) as patient,
+            ):
+                return _attempt(settings, patient, claim, keeper, lines, run)
     except AutoslimError as error:
         sys.stderr.write(f"autoslim: {error}\n")
         return error.exit_code

@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 1.0
 """Time between two rounds: how late a job starts at most while there is room."""
-# Between rounds while the database or the cluster is down; doubled up to this.
-_MAX_BACKOFF = 30.0
+# Between rounds while the database or the cluster is down; doubled up to this. It delays every job when they are back.
+_MAX_BACKOFF = 5.0
 # A driver that cannot be started, or gets no node, for this long pauses its job: nodes of a cluster may be on their way until then.
 _START_SECONDS = 60.0
 # A job whose driver is pending stays paused for this long; the pause is renewed well before it ends, by the next supervisor, too.

@@ -56,13 +56,17 @@ def measure_table_in_subprocess(
             raise JobError(f"the latency could not be measured: {error}") from error
 
 
+LATENCY_TABLES = "latency-"
+"""What the names of the files of `kept_table` begin with."""
+
+
 def kept_table(
     folder: Path, request: LatencyRequest, measure: Callable[[LatencyRequest], LatencyTable], *, threads: int | None
 ) -> LatencyTable:
     """The table for `request`, measured once per request, machine, number of threads and torch version; kept in `folder` as JSON."""
     # A latency depends on each of these: a table that was measured under others would be wrong.
     key = {"request": request.to_dict(), "hardware": hardware(), "threads": threads, "torch": torch.__version__}
-    path = folder / f"latency-{digest_of(key)}.json"
+    path = folder / f"{LATENCY_TABLES}{digest_of(key)}.json"
     if path.is_file():
         return LatencyTable.from_json(path.read_text())
     table = measure(request)

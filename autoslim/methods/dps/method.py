@@ -7,7 +7,8 @@ scorer on the tokens that enter it, LayerNorm and a linear map to one number (`l
 to scale, s being the image's own impact score (Eq. 6) in the dense model. The scorer starts from least squares on some images, and is
 trained in the slimmed model itself, on the tokens that it will select from. The patches with the highest predictions are computed, as
 many in every image as in the static form; keys and values are those of all that enter. The scorers are priced in the plan and stay
-frozen while the blocks are fine-tuned, unless they `learn_from` the `task` (`TaskScoredBlock`). Blocks start from the dense model's
+frozen while the blocks are fine-tuned, unless they `learn_from` the `task` (`TaskScoredBlock`), with `noise` on their scores if asked
+for; with `gradual`, counts fall while the blocks are tuned. Blocks start from the dense model's
 weights: Algorithm 1 tunes them for fixed places.
 
 With `adaptive`, counts differ from image to image, too (`layers.adaptive_trunk`): a block computes the patches whose prediction is above
@@ -57,7 +58,9 @@ from autoslim.methods.layers.adaptive_trunk import (
     refuse_pooling,
 )
 from autoslim.methods.layers.backbone import install
-from autoslim.methods.layers.merging import DEAD, SizedTokens, merges
+from autoslim.methods.layers.gradual import GRADUAL
+from autoslim.methods.layers.groups import SizedTokens
+from autoslim.methods.layers.merging import DEAD, merges
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
@@ -84,7 +87,7 @@ class DPS(PatchSlimming):
     name = "dps"
     paper = "https://arxiv.org/abs/2106.02852"
     ranges: ClassVar[Ranges] = {
-        **{name: knob for name, knob in PatchSlimming.ranges.items() if name not in ("places", "dead")},
+        **{name: knob for name, knob in PatchSlimming.ranges.items() if name not in ("places", "dead", "gradual")},
         "selector": Knob(
             kind="choice", help="patches are scored by a linear map, or with a small MLP added", default="linear", choices=KINDS
         ),
@@ -96,6 +99,14 @@ class DPS(PatchSlimming):
             default="impact",
             choices=("impact", "task"),
         ),
+        "noise": Knob(
+            kind="float",
+            help="Gumbel noise on the scores while selectors learn from the task, in deviations of scores",
+            default=0.0,
+            low=0.0,
+            high=2.0,
+        ),
+        "gradual": GRADUAL,
         "train_share": Knob(
             kind="float", help="share of the epochs spent on the selectors alone", default=0.2, low=0.02, high=0.6
         ),
@@ -105,11 +116,12 @@ class DPS(PatchSlimming):
     }
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
-        # Merging has a static number of patches that go.
-        if knob == "learn_from":
+        if knob in ("learn_from", "noise"):
             # Where counts are the image's own, thresholds are set to the scores; where patches merge, what stays stands for others.
-            return not chosen["adaptive"] and chosen["dead"] == "drop"
-        return super().is_active(knob, chosen) and not (knob == "dead" and chosen["adaptive"])
+            able = not chosen["adaptive"] and chosen["dead"] == "drop"
+            return able and (knob == "learn_from" or chosen["learn_from"] == "task")
+        # Merging, and a count that shrinks, have static numbers of patches that go.
+        return super().is_active(knob, chosen) and not (knob in ("dead", "gradual") and chosen["adaptive"])
 
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
         """Raises UnsupportedModelError for adaptive counts where the head reads patches."""
@@ -197,7 +209,7 @@ class DPS(PatchSlimming):
             student = _adaptive(student, blocks_of(student), shape, counts, scorers)
         student.requires_grad_(True)
         if _learns_from_task(knobs):
-            return SlimmedModel(model=_with_scored_blocks(student), plan=plan, knobs=knobs)
+            return SlimmedModel(model=_with_scored_blocks(student, knobs), plan=plan, knobs=knobs)
         # No gradient of the task's loss passes through a selection: scorers stay as their own loss has left them.
         for module in student.modules():
             if isinstance(module, ImpactScorer):
@@ -232,7 +244,7 @@ class DPS(PatchSlimming):
         else:
             built = install_selectors(model, shape, counts, self._selectors(shape, counts, knobs), merge=merges(knobs))
         if _learns_from_task(knobs):
-            built = _with_scored_blocks(built)
+            built = _with_scored_blocks(built, knobs)
         return class_query_last(built, shape.prefix_tokens) if has_class_query(shape, plan) else built
 
 
@@ -241,12 +253,12 @@ def _learns_from_task(knobs: Knobs) -> bool:
     return bool(knobs.get("learn_from") == "task")
 
 
-def _with_scored_blocks(model: nn.Module) -> nn.Module:
+def _with_scored_blocks(model: nn.Module, knobs: Knobs) -> nn.Module:
     """Lets the task's gradient reach the scores, in place; outside of training nothing changes."""
     trunk: Any = model.blocks
     for stage in trunk.stages:
         if isinstance(stage.block, RectangularBlock) and isinstance(stage.block.selector, KeepSelected):
-            stage.block = TaskScoredBlock(stage.block, stage.block.selector)
+            stage.block = TaskScoredBlock(stage.block, stage.block.selector, float(knobs.get("noise", 0.0)))
     return model
 
 

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from autoslim.core.plan import Extra
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
-from autoslim.methods.layers.rectangular_block import RectangularBlock
+from autoslim.methods.layers.gumbel_noise import GumbelNoise
+from autoslim.methods.layers.rectangular_block import RectangularBlock, block_rows
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
-from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as_given, placed
+from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, as_given, placed, places_at
 
 SELECTOR = "patch selector"
 """The selectors' name in a plan and in a latency table."""
@@ -100,35 +102,46 @@ class KeepSelected(TokenSelector):
         self.scorer = scorer
         self.patches = patches
 
-    def rows(self, x_BND: Tensor) -> TokenIndices:
-        kept_BK = order_by(self.scorer.of_tokens(x_BND))[:, : self.patches]
-        return behind_prefix(kept_BK, num_prefix_tokens=self.scorer.num_prefix_tokens)
+    @property
+    def planned(self) -> int:
+        return self.patches + self.scorer.num_prefix_tokens
 
-    def highest_scores(self, x_BND: Tensor) -> Tensor:
-        """The scores of the patches that are selected, in the order of `rows`: (B, K)."""
-        return self.scorer.of_tokens(x_BND).sort(dim=1, descending=True, stable=True).values[:, : self.patches]
+    def rows(self, x_BND: Tensor) -> TokenIndices:
+        return behind_prefix(self.best(self.scorer.of_tokens(x_BND)), num_prefix_tokens=self.scorer.num_prefix_tokens)
+
+    def best(self, score_BP: Tensor) -> Tensor:
+        """The patches of the highest scores (B, K), highest first."""
+        return order_by(score_BP)[:, : self.staying(self.planned) - self.scorer.num_prefix_tokens]
 
 
 class TaskScoredBlock(RectangularBlock):
     """A `RectangularBlock` whose selector learns from the task's loss: in training, what is computed of a patch depends on its score.
 
     The straight-through factor 1 + f - sg(f) of a patch with the score f is 1, and its gradient is that of f: a patch whose token should
-    count more gets a higher score, and stays rather than another one.
+    count more gets a higher score, and stays rather than another one. With `noise`, in deviations of scores, other patches are tried.
     """
 
     selector: KeepSelected
 
+    def __init__(self, block: Any, selector: KeepSelected, noise: float) -> None:
+        super().__init__(block, selector)
+        self.noise = GumbelNoise(noise)
+
     def forward(self, tokens: Tokens, attn_mask: Tensor | None = None) -> Tokens:
-        out = super().forward(tokens, attn_mask)
         if not self.training:
-            return out
-        out_BQD, places = placed(out)
-        score_BK = self.selector.highest_scores(placed(tokens).x_BND).to(out_BQD.dtype)
+            return super().forward(tokens, attn_mask)
+        x_BND, places = placed(tokens)
+        prefix = self.selector.scorer.num_prefix_tokens
+        # Scored once: what is selected by noisy scores has to get the gradient.
+        score_BP = self.selector.scorer.of_tokens(x_BND)
+        best_BK = self.selector.best(self.noise(score_BP))
+        rows = behind_prefix(best_BK, num_prefix_tokens=prefix)
+        out_BQD = block_rows(self, x_BND, rows, attn_mask, places=places)
+        score_BK = score_BP.gather(1, best_BK).to(out_BQD.dtype)
         # The parenthesis makes it exactly 1, whatever the scores.
         factor_BK1 = (1 + (score_BK - score_BK.detach())).unsqueeze(-1)
-        prefix = self.selector.scorer.num_prefix_tokens
         scored_BQD = torch.cat((out_BQD[:, :prefix], out_BQD[:, prefix:] * factor_BK1), dim=1)
-        return as_given(PlacedTokens(scored_BQD, places), tokens)
+        return as_given(PlacedTokens(scored_BQD, places_at(places, rows)), tokens)
 
 
 def log_impact(score_BP: Tensor, *, mean: Callable[[Tensor], Tensor] | None = None) -> Tensor:

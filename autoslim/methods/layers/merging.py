@@ -5,17 +5,17 @@ weighted by their sizes. As a key a token counts as often as its size, exp(q k +
 takes part in a softmax exactly as its members did; a head that averages patches weights them by their sizes, too. Merging tokens that
 are equal therefore leaves a model's output as it was.
 
-What goes is decided elsewhere, by a `TokenSelector`; here is what happens to it. Everything has static shapes and is a comparison, a
-sort, a gather or a matrix product, so that every runtime takes it: no scatter, no boolean index.
+What goes is decided elsewhere, by a `TokenSelector`, and who joins whom in `groups`; here is what happens to it. Everything has static
+shapes and is a comparison, a sort, a gather or a matrix product, so that every runtime takes it: no scatter, no boolean index.
 
-Shapes: B batch, N tokens that enter (prefix included), P of them patches, K tokens that stay, S patches that stay, G patches that go,
-D width.
+Shapes: B batch, N tokens that enter (prefix included), K tokens that stay, S patches that stay, G patches that go, D width.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,11 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.knob import Knob
 from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.groups import Groups, SizedTokens
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import FirstTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import Stage, Trunk, refuse_mask, run_block, tokens_alone
-from autoslim.methods.layers.tokens import key_mask, order_by
-from autoslim.models.placed_tokens import TokenIndices, gather_tokens, places_at
 
 MERGING = "token merging"
 """The name of joining tokens in a plan and in a latency table."""
@@ -43,97 +42,6 @@ DEAD = Knob(
     choices=("drop", "merge"),
 )
 """The knob `dead` of methods whose papers drop patches."""
-
-_LEAST = 1e-12
-"""Keeps the squared length of a token of equal elements above 0."""
-
-
-class SizedTokens(NamedTuple):
-    """Tokens (B, N, D) and how many patches each stands for (B, N); None: nothing is merged yet, so each stands for itself.
-
-    A prefix token has size 1. `places` are as in `PlacedTokens`; a group is where the token is that the others have joined.
-    Sizes are in single precision at least, which is exact for them, whatever the precision of the tokens.
-    """
-
-    x_BND: Tensor
-    size_BN: Tensor | None
-    places: TokenIndices | None = None
-
-    def sizes(self) -> Tensor:
-        if self.size_BN is not None:
-            return self.size_BN
-        return torch.ones_like(self.x_BND[..., 0], dtype=torch.promote_types(self.x_BND.dtype, torch.float32))
-
-    def mask_B11N(self) -> Tensor | None:
-        """The additive attention mask under which each key counts as often as its size; None where all sizes are 1."""
-        return None if self.size_BN is None else key_mask(self.size_BN.log()).to(self.x_BND.dtype)
-
-    def at(self, rows: TokenIndices) -> SizedTokens:
-        """The tokens `rows`, in that order; what the others stand for is gone."""
-        size_BK = None if self.size_BN is None else gather_tokens(self.size_BN.unsqueeze(-1), rows).squeeze(-1)
-        return SizedTokens(gather_tokens(self.x_BND, rows), size_BK, places_at(self.places, rows))
-
-
-class Groups:
-    """Which patches go, and which of those that stay each of them joins.
-
-    `rows` are the tokens that stay, prefix first. No gradient passes through the choice.
-    """
-
-    def __init__(self, x_BND: Tensor, rows: TokenIndices, num_prefix_tokens: int) -> None:
-        self.rows, self.prefix = rows, num_prefix_tokens
-        self.goes = indices_left_out(rows, x_BND)
-        # A selector that only sorts leaves out nothing.
-        self.joins_BSG = self._nearest(x_BND.detach()) if self.goes.shape[-1] else None
-
-    def _nearest(self, x_BND: Tensor) -> Tensor:
-        """(B, S, G), 1 where patch g, which goes, joins patch s, and 0 elsewhere."""
-        unit_BND = unit_length(x_BND)
-        stay_BSD = gather_tokens(unit_BND, self.rows)[:, self.prefix :]
-        cosine_BGS = gather_tokens(unit_BND, self.goes) @ stay_BSD.transpose(1, 2)
-        number_S = torch.arange(stay_BSD.shape[1], device=x_BND.device)
-        # A comparison instead of a scatter with reduction, which not every runtime has.
-        return (cosine_BGS.argmax(dim=2)[:, None, :] == number_S[None, :, None]).to(x_BND.dtype)
-
-    def merge(self, tokens: SizedTokens) -> SizedTokens:
-        """The tokens `rows`, each the mean of its group, weighted by the sizes: (B, K, D); and the groups' sizes (B, K)."""
-        x_BND, size_BN1 = tokens.x_BND, tokens.sizes().unsqueeze(-1)
-        places = places_at(tokens.places, self.rows)
-        stay_BKD, stay_BK1 = gather_tokens(x_BND, self.rows), gather_tokens(size_BN1, self.rows)
-        if self.joins_BSG is None:
-            return SizedTokens(stay_BKD, stay_BK1.squeeze(-1), places)
-        go_BGD, go_BG1 = gather_tokens(x_BND, self.goes), gather_tokens(size_BN1, self.goes)
-        # Sizes are summed without a matrix product, which mixed precision would round.
-        joined_BS1 = (self.joins_BSG * go_BG1.transpose(1, 2)).sum(dim=2, keepdim=True)
-        own_BS1 = stay_BK1[:, self.prefix :]
-        size_BS1 = own_BS1 + joined_BS1
-        # What joins is added to what stays, so that a patch that nothing joins is not rounded either.
-        content_BSD = self.joins_BSG @ (go_BGD * go_BG1.to(x_BND.dtype))
-        own_BSD = stay_BKD[:, self.prefix :] * (own_BS1 / size_BS1).to(x_BND.dtype)
-        mean_BSD = own_BSD + content_BSD / size_BS1.to(x_BND.dtype)
-        merged_BKD = torch.cat((stay_BKD[:, : self.prefix], mean_BSD), dim=1)
-        return SizedTokens(merged_BKD, torch.cat((stay_BK1[:, : self.prefix], size_BS1), dim=1).squeeze(-1), places)
-
-
-def indices_left_out(rows: TokenIndices, x_BND: Tensor) -> Tensor:
-    """The indices of the tokens (B, N, D) that are not in `rows`, rising: (G,) or (B, G)."""
-    tokens = x_BND.shape[1]
-    number_N = torch.arange(tokens, device=x_BND.device)
-    if isinstance(rows, int):
-        return number_N[rows:]
-    index_BK = rows.expand(1, -1) if rows.ndim == 1 else rows
-    goes_BN = ((index_BK[:, :, None] == number_N).sum(dim=1) == 0).to(torch.float32)
-    # A sort brings those that go to the front, where a boolean index would have a shape that depends on the data.
-    left_BG = order_by(goes_BN)[:, : tokens - index_BK.shape[1]]
-    return left_BG[0] if rows.ndim == 1 else left_BG
-
-
-def unit_length(x_BND: Tensor) -> Tensor:
-    """Each token centred, as LayerNorm without parameters does, and of length 1, so that products are cosines."""
-    # The square of a large token's length is beyond half precision.
-    single_BND = x_BND.to(torch.promote_types(x_BND.dtype, torch.float32))
-    centred_BND = single_BND - single_BND.mean(dim=-1, keepdim=True)
-    return (centred_BND * (centred_BND.square().sum(dim=-1, keepdim=True) + _LEAST).rsqrt()).to(x_BND.dtype)
 
 
 def merging_prices(shape: ViTShape, removals: Mapping[int, tuple[int, int]]) -> tuple[Extra, ...]:
@@ -155,19 +63,24 @@ class MergeInto(nn.Module):
         self.selector = selector
         self.num_prefix_tokens = num_prefix_tokens
 
-    def groups(self, x_BND: Tensor) -> Groups:
-        return Groups(x_BND, self.selector.rows(x_BND), self.num_prefix_tokens)
+    def groups(self, tokens: SizedTokens) -> Groups:
+        return Groups(tokens.x_BND, self.selector.rows(tokens.x_BND), self.num_prefix_tokens)
 
     def forward(self, tokens: SizedTokens) -> SizedTokens:
-        return self.groups(tokens.x_BND).merge(tokens)
+        return self.groups(tokens).merge(tokens)
 
     def token_map(self, tokens: SizedTokens) -> Tensor:
         """Which entering tokens each token that stays is made of: (B, K, N), rows that sum to 1."""
-        x_BND, size_BN, _ = tokens
-        batch, entering, _ = x_BND.shape
-        # Merging is linear in the tokens: what it does to the identity is its map.
-        identity_BNN = torch.eye(entering, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
-        return self.groups(x_BND).merge(SizedTokens(identity_BNN, size_BN)).x_BND
+        return map_of(self.groups(tokens), tokens)
+
+
+def map_of(groups: Groups, tokens: SizedTokens) -> Tensor:
+    """Which of the tokens each token that stays is made of: (B, K, N), rows that sum to 1."""
+    x_BND = tokens.x_BND
+    batch, entering, _ = x_BND.shape
+    # Merging is linear in the tokens: what it does to the identity is its map.
+    identity_BNN = torch.eye(entering, dtype=x_BND.dtype, device=x_BND.device).expand(batch, -1, -1)
+    return groups.merge(SizedTokens(identity_BNN, tokens.size_BN)).x_BND
 
 
 class MergeTokens(nn.Module):
@@ -195,7 +108,7 @@ class MergingBlock(nn.Module):
         self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
 
     def forward(self, tokens: SizedTokens) -> SizedTokens:
-        groups = self.merge.groups(tokens.x_BND)
+        groups = self.merge.groups(tokens)
         merged = groups.merge(tokens)
         # The keys are the tokens that enter, so the mask has their sizes; the residual is what leaves.
         x_BKD = block_rows(self, tokens.x_BND, groups.rows, tokens.mask_B11N(), residual_BQD=merged.x_BND, places=tokens.places)
@@ -207,6 +120,16 @@ class MergingBlock(nn.Module):
 
 class MergingStage(Stage):
     """One block, and what changes the sized tokens in front of it (None: they pass unchanged)."""
+
+    def leaving(self, count: int, tokens: SizedTokens, **unused: None) -> SizedTokens:
+        """As `forward`, but so many tokens stay of those that enter; for a selector that counts."""
+        merge: Any = self.block.merge if isinstance(self.block, MergingBlock) else self.pre_block
+        selector = merge.selector
+        planned, selector.tokens = selector.tokens, count
+        try:
+            return self(tokens)  # type: ignore[no-any-return]
+        finally:
+            selector.tokens = planned
 
     def forward(self, tokens: SizedTokens, **unused: None) -> SizedTokens:  # type: ignore[override]
         """Some of timm's models hand each part arguments besides the tokens, which the first one has checked."""
@@ -241,26 +164,34 @@ class WeightedMean(nn.Module):
 
 
 class MergingTrunk(Trunk):
-    """A trunk whose tokens carry their sizes from end to end; `end` is a `WeightedMean`, or None where the head reads no mean."""
+    """A trunk whose tokens carry their sizes from end to end; `end` is a `WeightedMean`, or None where the head reads no mean.
+
+    `other_counts` are the tokens that stay in some stages for the passes that begin while they are set, instead of what is planned.
+    """
 
     def __init__(self, blocks: list[nn.Module], steps: Mapping[int, nn.Module], end: WeightedMean | None) -> None:
         super().__init__(blocks, steps)
         self.stages = nn.ModuleList(MergingStage(block, steps.get(index)) for index, block in enumerate(blocks))
         self.end = end
+        self.other_counts: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[Any]:
         """A flat sequence of steps, as timm's gradient checkpointing needs."""
-        yield _with_sizes
-        yield from self.stages
+        yield self.start
+        stages: Any = self.stages
+        for index, stage in enumerate(stages):
+            # Bound to the step: a backward pass that computes it again does so with the same count.
+            yield functools.partial(stage.leaving, self.other_counts[index]) if index in self.other_counts else stage
         yield tokens_alone if self.end is None else self.end
+
+    @staticmethod
+    def start(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> Any:
+        """The image's tokens, nothing of which is merged yet."""
+        refuse_mask(attn_mask, is_causal)
+        return SizedTokens(x_BND, None)
 
     def final_norm(self, model: Any) -> nn.Module:
         return super().final_norm(model) if self.end is None else self.end.norm
-
-
-def _with_sizes(x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None) -> SizedTokens:
-    refuse_mask(attn_mask, is_causal)
-    return SizedTokens(x_BND, None)
 
 
 def merges(knobs: Knobs) -> bool:
@@ -287,7 +218,20 @@ def check_pooling(method: str, shape: ViTShape) -> None:
 def install_merging(
     model: nn.Module, shape: ViTShape, blocks: list[nn.Module], selectors: Mapping[int, TokenSelector], *, inside: bool
 ) -> nn.Module:
-    """Makes each block in `selectors` merge what its selector leaves out: `inside` the block, or in front of it.
+    """Makes each block in `selectors` merge what its selector leaves out: `inside` the block, or in front of it."""
+    merges = {number: MergeInto(selector, shape.prefix_tokens) for number, selector in selectors.items()}
+    return install_merges(model, shape, blocks, merges, inside=MergingBlock if inside else None)
+
+
+def install_merges(
+    model: nn.Module,
+    shape: ViTShape,
+    blocks: list[nn.Module],
+    merges: Mapping[int, MergeInto],
+    *,
+    inside: type[MergingBlock] | None = MergingBlock,
+) -> nn.Module:
+    """Gives blocks what merges tokens: `inside` the block, as this class does, or in front of it.
 
     A block without attention has no keys that could still be read, so that it merges in front in any case.
     """
@@ -295,13 +239,12 @@ def install_merging(
     steps: dict[int, MergeInto] = {}
     for number, block in enumerate(blocks):
         parts.append(block)
-        if number not in selectors:
+        if number not in merges:
             continue
-        merge = MergeInto(selectors[number], shape.prefix_tokens)
-        if inside and not isinstance(block.attn, RemovedSublayer):
-            parts[-1] = MergingBlock(block, merge)
+        if inside is not None and not isinstance(block.attn, RemovedSublayer):
+            parts[-1] = inside(block, merges[number])
         else:
-            steps[number] = merge
+            steps[number] = merges[number]
     return install(model, MergingTrunk(parts, steps, weighted_end(model, shape)))
 
 

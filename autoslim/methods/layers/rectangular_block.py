@@ -59,7 +59,11 @@ def block_rows(
     """
     # Every token that enters is a key, so that all are normalised; the queries are rows of the same result.
     attended_BQD = rectangular_attention(block.attn, block.norm1(x_BND), rows, mask_B11N, places=places)
-    residual_BQD = gather_tokens(x_BND, rows) if residual_BQD is None else residual_BQD
+    return add_branches(block, gather_tokens(x_BND, rows) if residual_BQD is None else residual_BQD, attended_BQD)
+
+
+def add_branches(block: Any, residual_BQD: Tensor, attended_BQD: Tensor) -> Tensor:
+    """What a timm block makes of tokens (B, Q, D) whose attention is known: both branches of its residual sum added."""
     x_BQD = residual_BQD + block.drop_path1(block.ls1(attended_BQD))
     out: Tensor = x_BQD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BQD))))
     return out

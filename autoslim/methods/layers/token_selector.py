@@ -17,7 +17,20 @@ from autoslim.models.placed_tokens import PlacedTokens, TokenIndices, Tokens, ga
 
 
 class TokenSelector(nn.Module, abc.ABC):
-    """Selects tokens. Subclasses implement `rows`, in which the prefix tokens always come first."""
+    """Selects tokens. Subclasses implement `rows`, in which the prefix tokens always come first.
+
+    `eased` are the tokens that stay in training instead of the `planned` ones, where a selector goes by a number; see `gradual`.
+    """
+
+    eased: int | None = None
+
+    @property
+    def planned(self) -> int | None:
+        """The tokens that stay, prefix included; None where more could not be told apart."""
+        return None
+
+    def staying(self, planned: int) -> int:
+        return planned if self.eased is None or not self.training else self.eased
 
     @abc.abstractmethod
     def rows(self, x_BND: Tensor) -> TokenIndices:
@@ -45,15 +58,25 @@ class FirstTokens(TokenSelector):
         super().__init__()
         self.tokens = tokens
 
-    def rows(self, x_BND: Tensor) -> TokenIndices:
+    @property
+    def planned(self) -> int:
         return self.tokens
+
+    def rows(self, x_BND: Tensor) -> TokenIndices:
+        return self.staying(self.tokens)
 
 
 class FixedTokens(TokenSelector):
-    """The same places in every image: a buffer, saved with the weights."""
+    """The same places in every image: a buffer, saved with the weights.
+
+    `eased_index` are the places in training while `eased` asks for more of them.
+    """
+
+    eased_index: Tensor | None = None
 
     def __init__(self, index_K: Tensor) -> None:
         super().__init__()
+        self.index: Tensor
         self.register_buffer("index", index_K.long())
 
     @classmethod
@@ -61,6 +84,9 @@ class FixedTokens(TokenSelector):
         """A selector whose places are loaded later."""
         return cls(torch.zeros(tokens, dtype=torch.long))
 
+    @property
+    def planned(self) -> int:
+        return self.index.numel()
+
     def rows(self, x_BND: Tensor) -> TokenIndices:
-        index: Tensor = self.index  # type: ignore[assignment]
-        return index
+        return self.index if self.eased_index is None or not self.training else self.eased_index

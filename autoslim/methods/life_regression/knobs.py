@@ -5,6 +5,7 @@ from __future__ import annotations
 from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.gradual import GRADUAL
 from autoslim.methods.layers.merging import DEAD
 from autoslim.methods.life_regression.schedule import EVERY, dropping_blocks, patches_above
 
@@ -95,6 +96,14 @@ RANGES: Ranges = {
         high=32.0,
         log=True,
     ),
+    "noise": Knob(
+        kind="float",
+        help="Gumbel noise on the lives while the regressor is trained, in deviations of lives; 0 in the paper",
+        default=0.0,
+        low=0.0,
+        high=2.0,
+    ),
+    "gradual": GRADUAL,
     "loss": Knob(
         kind="choice",
         help="what both phases minimise: the labels' loss (paper), or the recipe's with the teacher's soft labels",

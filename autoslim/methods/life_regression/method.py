@@ -13,9 +13,10 @@ Different from it, in the defaults too:
 
 Ours, as other values of knobs: `ends` `drops`, soft ends where the pruned form's are; `start` `attention`, W from the class token's own
 attention, or `impact`, from Patch Slimming's scores (`impact_start`); `anneal`, soft ends that become sharp; `diversity`, lives that
-know of each other (`regressor`); `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `last_reading`, patches that a
-drop removes are still read by its block (`layers.rectangular_block`); `dead` `merge`, they join the most similar of those that stay
-(`layers.merging`).
+know of each other (`regressor`); `noise` on the lives while they are trained (`layers.gumbel_noise`); `gradual`, counts that fall while
+the blocks are tuned (`layers.gradual`); `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `last_reading`, patches
+that a drop removes are still read by its block (`layers.rectangular_block`); `dead` `merge`, they join the most similar of those that
+stay (`layers.merging`).
 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
 is longer than the index of the block that it enters, as the code does when it evaluates its weights at 1/2. Ours is that such patches
@@ -44,6 +45,7 @@ from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepConte
 from autoslim.methods.knob import Knob, Ranges, complete
 from autoslim.methods.layers.adaptive_trunk import AdaptiveTrunk, TokenDrop, refuse_pooling
 from autoslim.methods.layers.backbone import install
+from autoslim.methods.layers.gradual import prune_gradually
 from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merges, merging_prices
 from autoslim.methods.layers.rectangular_block import install_rectangular
 from autoslim.methods.layers.sublayer import check_parts, check_tokens
@@ -105,7 +107,7 @@ class LifeRegression(Method):
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:
         # Merging, and a block that reads more patches than it computes, have static numbers of both.
-        if knob in ("dead", "last_reading"):
+        if knob in ("dead", "last_reading", "gradual"):
             return bool(chosen["mode"] == "fixed")
         kind, _, number = knob.rpartition("_")
         if not number.isdigit():
@@ -191,6 +193,7 @@ class LifeRegression(Method):
             ends=soft_ends(shape, knobs),
             life=moments(shape, knobs),
             temperature=knobs["temperature"],
+            noise=float(knobs.get("noise", 0.0)),
         )
         freeze(model)
         freeze(regressor, but=(regressor.weight,))
@@ -215,10 +218,11 @@ class LifeRegression(Method):
         # From ends as soft as the paper's to ends as sharp as the pruned form's.
         trunk: Any = batch.student.blocks
         trunk.temperature = knobs["temperature"] * float(knobs.get("anneal", 1.0)) ** batch.progress
-        return self.finetune_loss(knobs, batch)
+        return _loss(knobs, batch)
 
     def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        return {"loss": batch.label_loss if _ignores_teacher(knobs) else batch.task_loss}
+        prune_gradually(batch.student, knobs, batch.progress)
+        return _loss(knobs, batch)
 
     def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
         """The recipe's distillation, where the labels' loss alone is minimised."""
@@ -305,6 +309,10 @@ def _counts(trunk: AdaptiveTrunk, context: StepContext, life_BP: Tensor) -> Tens
             tokens_B = (life_BP > index).sum(dim=1).clamp(min=1, max=drops[index].cap) + context.shape.prefix_tokens
         counts.append(torch.stack((tokens_B, tokens_B.clamp(max=block.tokens_mlp)), dim=1))
     return torch.stack(counts, dim=1)
+
+
+def _loss(knobs: Knobs, batch: DistillationBatch) -> Tensors:
+    return {"loss": batch.label_loss if _ignores_teacher(knobs) else batch.task_loss}
 
 
 def _ignores_teacher(knobs: Knobs) -> bool:

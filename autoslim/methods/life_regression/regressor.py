@@ -19,7 +19,8 @@ from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import LAYER_NORM
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, Scorer
-from autoslim.methods.layers.merging import unit_length
+from autoslim.methods.layers.groups import unit_length
+from autoslim.methods.layers.gumbel_noise import GumbelNoise
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.token_trunk import refuse_mask
@@ -123,9 +124,14 @@ class KeepLongestLived(TokenSelector):
         self.patches = patches
         self.life = life
 
+    @property
+    def planned(self) -> int:
+        return self.patches + self.regressor.num_prefix_tokens
+
     def rows(self, x_BND: Tensor) -> TokenIndices:
         # Standardising does not change the order, so that the finished model leaves it out.
-        kept_BK = order_by(self.regressor(x_BND))[:, : self.patches]
+        stay = self.staying(self.planned) - self.regressor.num_prefix_tokens
+        kept_BK = order_by(self.regressor(x_BND))[:, :stay]
         return behind_prefix(kept_BK, num_prefix_tokens=self.regressor.num_prefix_tokens)
 
     def standardise(self, logit_BP: Tensor) -> Tensor:
@@ -210,11 +216,18 @@ class SoftLifeTrunk(nn.Module):
     """The soft stage: no token is removed; in block a, from the first drop on, key j has weight sigmoid(T (life_j - e_a)) in the softmax.
 
     Lives are standardised per image to the mean and deviation `life`, in blocks. e_a are the `ends`, T is `temperature`. Prefix tokens
-    always have weight 1.
+    always have weight 1. With `noise`, in deviations of lives, lives are longer or shorter by chance while they are trained.
     """
 
     def __init__(
-        self, blocks: list[nn.Module], regressor: LifeRegressor, *, ends: SoftEnds, life: tuple[float, float], temperature: float
+        self,
+        blocks: list[nn.Module],
+        regressor: LifeRegressor,
+        *,
+        ends: SoftEnds,
+        life: tuple[float, float],
+        temperature: float,
+        noise: float = 0.0,
     ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -222,6 +235,7 @@ class SoftLifeTrunk(nn.Module):
         self.ends = ends
         self.life = life
         self.temperature = temperature
+        self.noise = GumbelNoise(noise * life[1])
 
     @property
     def first(self) -> int:
@@ -245,7 +259,7 @@ class SoftLifeTrunk(nn.Module):
         self, x_BND: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **unused: None
     ) -> tuple[Tensor, Tensor]:
         refuse_mask(attn_mask, is_causal)
-        return x_BND, self.lives(x_BND)
+        return x_BND, self.noise(self.lives(x_BND))
 
     def _block(self, index: int, tokens_and_lives: tuple[Tensor, Tensor], **unused: None) -> tuple[Tensor, Tensor]:
         x_BND, life_BP = tokens_and_lives

@@ -10,41 +10,50 @@ The idea of merging by similarity, and of keys that count as often as their size
 - How many stay is free in every quarter of the depth, solved onto the FLOPs budget and fine-tuned with the recipe's loss.
 - With average pooling the head weights tokens by their sizes.
 
-Nothing is trained before pruning. The merging is in `layers.merging`, the counts are in `counts`, the choice is in `spread`.
+As options, off by default, what later papers add: `criteria` `several` and `consistency`, those of MCTF (`matching`, `consistency`), and
+an `embedding` that is `learned`, DTEM's idea (`matching`, `soft_merging`), which is trained before pruning; without it nothing is.
+
+The merging is in `layers.merging`, the counts are in `counts`, the choice is in `spread`, the price in `prices`.
 
 Shapes: B batch, N tokens (prefix included), P patches, K patches that stay, D width, L blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autoslim.core.plan import Extra, Plan
+from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
-from autoslim.methods.knob import Knob, Ranges
-from autoslim.methods.layers.merging import MERGING, MergeTokens, check_pooling, install_merging, merging_prices
+from autoslim.methods.knob import Ranges
+from autoslim.methods.layers.merging import MergeInto, MergingBlock, check_pooling, install_merges
 from autoslim.methods.layers.sublayer import check_parts, check_tokens
 from autoslim.methods.layers.token_selector import FixedTokens, TokenSelector
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.merge.counts import KEEP, canonical_counts, one_patch_more, patch_counts
-from autoslim.methods.merge.spread import CHOICE, ChooseTokens, SpreadTokens, choice_price, covering_masks
-from autoslim.methods.patch_slimming.impact import images_to_measure
+from autoslim.methods.merge.consistency import consistency_loss
+from autoslim.methods.merge.counts import canonical_counts, one_patch_more, patch_counts
+from autoslim.methods.merge.knobs import RANGES
+from autoslim.methods.merge.matching import InformedMergingBlock, MatchedMerge, Matching
+from autoslim.methods.merge.prices import is_embedded, is_informed, merge_prices, priced_modules
+from autoslim.methods.merge.soft_merging import harden, soften
+from autoslim.methods.merge.spread import SpreadTokens, covering_masks
+from autoslim.methods.patch_slimming.impact import images_to_measure, tokens_between_blocks
 from autoslim.methods.patch_slimming.method import counts_of_plan, measured_tokens
 from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH, Counts, nested_rows, rectangular, removals
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 
-PLACES = ("image", "fixed")
+_OF_EMBEDDINGS = ("softness", "train_share", "embedding_lr")
+"""Knobs of the training of embeddings."""
 
-_DEFAULT = (0.75, 0.45, 0.2, 0.1)
-"""Shares that fall steeply at first, which did best straight after pruning at both 50 % and 35 % of the FLOPs (ViT on CIFAR-10)."""
+_OF_IMAGES = ("embedding", "consistency")
+"""Knobs that need patches that are chosen in each image, as many as asked for."""
 
 
 class Merge(Method):
@@ -52,33 +61,7 @@ class Merge(Method):
 
     name = "merge"
     paper = "https://arxiv.org/abs/2210.09461"
-    ranges: ClassVar[Ranges] = {
-        **{
-            name: Knob(
-                kind="float",
-                help=f"share of the patches left behind quarter {quarter} of the blocks",
-                default=default,
-                low=0.0,
-                high=1.0,
-                cost_sign=1,
-            )
-            for quarter, (name, default) in enumerate(zip(KEEP, _DEFAULT, strict=True), 1)
-        },
-        "places": Knob(
-            kind="choice",
-            help="which patches stay: chosen in each image, or the same places in every image",
-            default="image",
-            choices=PLACES,
-        ),
-        "spare": Knob(
-            kind="int",
-            help="blocks that leave one patch more, as bits, block 0 lowest; the solver's",
-            default=0,
-            low=0,
-            high=2.0**MAX_DEPTH,
-            searched=False,
-        ),
-    }
+    ranges: ClassVar[Ranges] = RANGES
 
     def check(self, shape: ViTShape) -> None:
         check_tokens(self.name, shape)
@@ -87,12 +70,20 @@ class Merge(Method):
         if not 2 <= shape.depth <= MAX_DEPTH:
             raise UnsupportedModelError(f"{self.name} needs 2 to {MAX_DEPTH} blocks, the model has {shape.depth}")
 
+    def is_active(self, knob: str, chosen: Knobs) -> bool:
+        if knob in _OF_EMBEDDINGS:
+            return chosen["places"] == "image" and is_embedded(chosen)
+        return knob not in _OF_IMAGES or bool(chosen["places"] == "image")
+
     def repair(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        return canonical_counts(shape, super().repair(shape, knobs))
+        """Raises UnsupportedModelError for an option that this model cannot have, naming it."""
+        repaired = canonical_counts(shape, super().repair(shape, knobs))
+        _check_options(shape, repaired)
+        return repaired
 
     def expect(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> Plan:
         counts = patch_counts(shape, knobs)
-        return rectangular(shape, plan, counts, _extras(shape, knobs, counts))
+        return rectangular(shape, plan, counts, merge_prices(shape, plan, knobs, counts))
 
     def costlier(self, shape: ViTShape, knobs: Knobs, ranges: Ranges) -> Iterator[Knobs]:
         return one_patch_more(shape, knobs, ranges)
@@ -107,43 +98,67 @@ class Merge(Method):
         return {"images": images_B3HW.half()}
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Prunes at once, as nothing is trained before. Fixed places are found on the shared images, not on `images_B3HW`."""
+        """Fixed places are found on the shared images, and embeddings start from `images_B3HW`.
+
+        Prunes at once, unless there are embeddings to train.
+        """
         shape, knobs = context.shape, context.knobs
         counts = patch_counts(shape, knobs)
         selectors = _selectors(shape, knobs, counts)
         if knobs["places"] == "fixed":
             rows = nested_rows(covering_masks(measured_tokens(model, context), shape, counts), shape.prefix_tokens)
             selectors = [FixedTokens(index_K) for index_K in rows]
+        tokens = _entering(context.to_measure(model), images_B3HW) if is_embedded(knobs) else []
         freeze(model)
-        return _install(model, shape, counts, selectors)
+        student = _install(model, shape, knobs, counts, selectors)
+        if not is_embedded(knobs):
+            return student
+        for block, matching in _matchings(student, removals(shape, counts)).items():
+            matching.to(tokens[block]).start_from(tokens[block], shape.prefix_tokens)
+        return soften(student, knobs["softness"])
+
+    def learning_rates(self, student: nn.Module, knobs: Knobs) -> dict[str, float]:
+        return {"matching.weight": knobs["embedding_lr"]} if is_embedded(knobs) else {}
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Unused: nothing is trained before pruning."""
+        """That of the embeddings' training: the task's, of the soft form, in which they alone are trained."""
         return {"loss": batch.task_loss}
 
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        weight = float(knobs.get("consistency", 0.0))
+        return consistency_loss(batch, weight) if weight > 0 else super().finetune_loss(knobs, batch)
+
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
-        student.requires_grad_(True)
+        model = harden(student) if is_embedded(context.knobs) else student
+        model.requires_grad_(True)
+        # No gradient passes through a choice: embeddings stay as their own training has left them.
+        for part in model.modules():
+            if isinstance(part, Matching):
+                freeze(part)
         plan = self.expect(context.shape, context.plan, context.knobs)
-        return SlimmedModel(model=student, plan=plan, knobs=context.knobs)
+        return SlimmedModel(model=model, plan=plan, knobs=context.knobs)
 
     def build(self, model: nn.Module, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module:
         counts = counts_of_plan(shape, plan)
-        return _install(model, shape, counts, _selectors(shape, knobs, counts))
+        return _install(model, shape, knobs, counts, _selectors(shape, knobs, counts))
 
     def priced_modules(self) -> dict[str, ModuleFactory]:
-        return {
-            CHOICE: lambda shape, tokens, left: ChooseTokens(left, shape.prefix_tokens),
-            MERGING: lambda shape, tokens, left: MergeTokens(left, shape.prefix_tokens),
-        }
+        return priced_modules()
 
 
-def _extras(shape: ViTShape, knobs: Knobs, counts: Counts) -> tuple[Extra, ...]:
-    removed = removals(shape, counts)
-    merging = merging_prices(shape, removed)
-    if knobs["places"] == "fixed":
-        return merging
-    choices = (choice_price(shape, block, enter=enter, stay=stay) for block, (enter, stay) in removed.items())
-    return (*choices, *merging)
+def _check_options(shape: ViTShape, knobs: Knobs) -> None:
+    if is_informed(knobs) and any(block.qk_norm for block in shape.blocks):
+        raise UnsupportedModelError(
+            "merge with criteria 'several' cannot price the queries of a model that normalises them; allowed: 'likeness'"
+        )
+    if is_embedded(knobs) and shape.pool == "max":
+        raise UnsupportedModelError("merge with embedding 'learned' needs pooling 'token' or 'avg'; this model's is 'max'")
+    for option, is_on in (
+        ("embedding 'learned'", is_embedded(knobs)),
+        ("consistency above 0", float(knobs.get("consistency", 0.0)) > 0),
+    ):
+        if is_on and not shape.classifiers:
+            raise UnsupportedModelError(f"merge with {option} needs a classifier; this model returns features")
 
 
 def _selectors(shape: ViTShape, knobs: Knobs, counts: Counts) -> list[TokenSelector]:
@@ -153,6 +168,26 @@ def _selectors(shape: ViTShape, knobs: Knobs, counts: Counts) -> list[TokenSelec
     return [FixedTokens.empty(count + shape.prefix_tokens) for count in counts]
 
 
-def _install(model: nn.Module, shape: ViTShape, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
-    merging = {block: selectors[block] for block in removals(shape, counts)}
-    return install_merging(model, shape, blocks_of(model), merging, inside=True)
+def _install(model: nn.Module, shape: ViTShape, knobs: Knobs, counts: Counts, selectors: list[TokenSelector]) -> nn.Module:
+    embedded, informed, prefix = is_embedded(knobs), is_informed(knobs), shape.prefix_tokens
+    merges: dict[int, MergeInto] = {}
+    for block in removals(shape, counts):
+        if embedded or informed:
+            matching = Matching(shape.dim, embedded=embedded, informed=informed)
+            merges[block] = MatchedMerge(selectors[block], prefix, matching)
+        else:
+            merges[block] = MergeInto(selectors[block], prefix)
+    return install_merges(model, shape, blocks_of(model), merges, inside=InformedMergingBlock if informed else MergingBlock)
+
+
+def _matchings(model: nn.Module, blocks: Iterable[int]) -> dict[int, Matching]:
+    """By the blocks that merge, in rising order, as the model has them."""
+    return dict(zip(blocks, (part for part in model.modules() if isinstance(part, Matching)), strict=True))
+
+
+def _entering(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
+    """The tokens (B, N, D) that enter each block; the training mode is left as it was."""
+    training = model.training
+    tokens = tokens_between_blocks(model.eval(), images_B3HW)
+    model.train(training)
+    return tokens

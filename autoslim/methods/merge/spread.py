@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from autoslim.core.plan import Extra
 from autoslim.core.shape import ViTShape
-from autoslim.methods.layers.merging import unit_length
+from autoslim.methods.layers.groups import Nearness, unit_length
 from autoslim.methods.layers.token_selector import TokenSelector
 from autoslim.methods.layers.tokens import behind_prefix, order_by
 from autoslim.methods.patch_slimming.impact import order_of
@@ -39,13 +39,24 @@ class SpreadTokens(TokenSelector):
         self.num_prefix_tokens = num_prefix_tokens
 
     def rows(self, x_BND: Tensor) -> TokenIndices:
-        prefix, left = self.num_prefix_tokens, self.tokens - self.num_prefix_tokens
-        step = stride(x_BND.shape[1] - prefix, left)
+        first, step = self.compared(x_BND.shape[1])
+        return self._rows(Nearness(unit_length(x_BND.detach()[:, first::step])), step)
+
+    def nearest_rows(self, near: Nearness) -> Tensor:
+        """As `rows`, for tokens that are so near."""
+        first, step = self.compared(near.unit_BNE.shape[1])
+        return self._rows(near.every(first, step), step)
+
+    def compared(self, tokens: int) -> tuple[int, int]:
+        """The first of the tokens that are compared with each other, and the distance to the next."""
+        step = stride(tokens - self.num_prefix_tokens, self.tokens - self.num_prefix_tokens)
         # The second of two, then the fourth of four: what remains of dealing the patches by turns.
-        unit_BMD = unit_length(x_BND.detach()[:, prefix + step - 1 :: step])
-        kept_BK = least_redundant(unit_BMD)[:, :left]
+        return self.num_prefix_tokens + step - 1, step
+
+    def _rows(self, near: Nearness, step: int) -> Tensor:
+        kept_BK = least_redundant(near)[:, : self.tokens - self.num_prefix_tokens]
         # In the order of the image, on which the next block's turns depend.
-        return behind_prefix(step * kept_BK.sort(dim=1).values + step - 1, num_prefix_tokens=prefix)
+        return behind_prefix(step * kept_BK.sort(dim=1).values + step - 1, num_prefix_tokens=self.num_prefix_tokens)
 
 
 def stride(patches: int, left: int) -> int:
@@ -57,13 +68,18 @@ def stride(patches: int, left: int) -> int:
     return step
 
 
-def least_redundant(unit_BMD: Tensor) -> Tensor:
-    """All patches (B, M), of unit length: the second ones, then the first ones, those most similar to a second one last."""
-    first_BSD, second_BTD = unit_BMD[:, ::2], unit_BMD[:, 1::2]
-    nearest_BS = (first_BSD @ second_BTD.transpose(1, 2)).amax(dim=2)
+def nearest_second(near: Nearness) -> Tensor:
+    """How near each first patch (B, S) of those dealt by turns is to the nearest second one."""
+    return near.every(0, 2).to(near.every(1, 2)).amax(dim=2)
+
+
+def least_redundant(near: Nearness) -> Tensor:
+    """All patches (B, M): the second ones, then the first ones, those nearest to a second one last."""
+    nearest_BS = nearest_second(near)
     firsts = nearest_BS.shape[1]
-    # No cosine is below -1, so that second ones come first, in their order.
-    dealt_BM = order_by(-torch.cat((nearest_BS, torch.full_like(second_BTD[..., 0], -2.0)), dim=1))
+    # Second ones come first, in their order.
+    second_BT = torch.full_like(near.unit_BNE[:, 1::2, 0], float("-inf")).to(nearest_BS.dtype)
+    dealt_BM = order_by(-torch.cat((nearest_BS, second_BT), dim=1))
     # From the order in which they were dealt to that of the image.
     return torch.where(dealt_BM < firsts, 2 * dealt_BM, 2 * (dealt_BM - firsts) + 1)
 
@@ -83,9 +99,13 @@ class ChooseTokens(nn.Module):
 
 def choice_price(shape: ViTShape, block: int, *, enter: int, stay: int) -> Extra:
     """The price of choosing `stay` of the patches that enter `block`: the cosines of the patches that are compared."""
+    return Extra(name=CHOICE, place=f"block {block}", matmuls=compared_pairs(enter, stay) * shape.dim, norms=0)
+
+
+def compared_pairs(enter: int, stay: int) -> int:
+    """The pairs of patches that are compared to choose `stay` of `enter`."""
     compared = enter // stride(enter, stay)
-    products = (compared - compared // 2) * (compared // 2)
-    return Extra(name=CHOICE, place=f"block {block}", matmuls=products * shape.dim, norms=0)
+    return (compared - compared // 2) * (compared // 2)
 
 
 @torch.no_grad()

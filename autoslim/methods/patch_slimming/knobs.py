@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.layers.gradual import GRADUAL
 from autoslim.methods.layers.merging import DEAD
 from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH, TAPER
 
@@ -43,6 +44,7 @@ RANGES: Ranges = {
         choices=(True, False),
     ),
     "dead": DEAD,
+    "gradual": GRADUAL,
     "spare": Knob(
         kind="int",
         help="blocks that keep one patch more, as bits, block 0 lowest; the solver's",

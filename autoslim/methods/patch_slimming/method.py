@@ -19,6 +19,7 @@ Ours, as other values of knobs:
   score.
 - `paths` `residual`: the score's paths may go around a block; the paper's see only what attention passes on.
 - `dead` `merge`: the patches that a block removes join the most similar of those that stay (`layers.merging`).
+- `gradual`: while the model is fine-tuned, patches go little by little (`layers.gradual`).
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width.
 """
@@ -40,6 +41,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext, freeze
 from autoslim.methods.knob import Ranges
+from autoslim.methods.layers.gradual import prune_gradually
 from autoslim.methods.layers.merging import (
     MERGING,
     MergeInto,
@@ -196,6 +198,10 @@ class PatchSlimming(Method):
         """Unused: nothing is trained before pruning."""
         return {"loss": batch.task_loss}
 
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        prune_gradually(batch.student, knobs, batch.progress)
+        return super().finetune_loss(knobs, batch)
+
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         counts = counts_in(student, context.shape)
         plan = self.plan_of(context.shape, context.plan, context.knobs, counts)
@@ -272,7 +278,7 @@ def counts_in(model: nn.Module, shape: ViTShape) -> Counts:
     kept = {}
     for number, selector in token_selectors(model).items():
         assert isinstance(selector, FixedTokens)
-        kept[number] = selector.index.numel() - shape.prefix_tokens  # type: ignore[operator]
+        kept[number] = selector.index.numel() - shape.prefix_tokens
     return counts_left(shape, kept)
 
 

@@ -43,7 +43,7 @@ from autoslim.core.shape import ViTShape
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, ModuleFactory, SlimmedModel, StepContext
 from autoslim.methods.knob import Ranges, complete
-from autoslim.methods.layers.merging import SizedTokens
+from autoslim.methods.layers.groups import SizedTokens
 from autoslim.methods.layers.sublayer import check_tokens
 from autoslim.methods.layers.token_selector import FirstTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of

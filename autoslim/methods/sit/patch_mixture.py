@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoslim.methods.layers.merging import SizedTokens
+from autoslim.methods.layers.groups import SizedTokens
 
 _LEAST_SIZE = 1e-6
 """Of a made token that no patch goes into: its logarithm is finite, and as a key it counts for nothing."""

@@ -13,7 +13,7 @@ from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 from autoslim.core.job import ModelSpec
 from autoslim.core.made_from import MadeFrom
 from autoslim.core.urls import hide_password
-from autoslim.data.hub import PREFIX
+from autoslim.data.hub import hub_name
 from autoslim.errors import ExportError
 from autoslim.export import onnx_form, pt2_form
 
@@ -40,7 +40,7 @@ def without_paths_in(value: Any) -> Any:
 
 def public_name(source: str) -> str:
     """A data set, model or file by its name; one of the hub as it is."""
-    return source if source.startswith(PREFIX) or "/" not in source else PurePath(hide_password(source).rstrip("/")).name
+    return source if hub_name(source) is not None or "/" not in source else PurePath(hide_password(source).rstrip("/")).name
 
 
 def public(made_from: MadeFrom) -> MadeFrom:

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import yaml
 
-from autoslim.data.hub import PREFIX
+from autoslim.data.hub import hub_name
 from autoslim.export.artifact import SlimConfig
 
 UNKNOWN_LICENSE = "unknown"
@@ -76,10 +76,10 @@ def _metric(config: SlimConfig) -> str:
 def _hub_data(config: SlimConfig) -> str:
     """The data set's name on the hub; empty for any other, whose name there would be somebody else's."""
     source = "" if config.made_from is None else config.made_from.dataset.source
-    return source.removeprefix(PREFIX) if source.startswith(PREFIX) else ""
+    return hub_name(source) or ""
 
 
 def _data_name(config: SlimConfig) -> str:
     """As the configuration has it, which is without a path by now."""
     source = "" if config.made_from is None else config.made_from.dataset.source
-    return source.removeprefix(PREFIX) or "images"
+    return hub_name(source) or source or "images"

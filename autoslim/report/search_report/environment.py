@@ -12,6 +12,7 @@ from autoslim.core.record import Record
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
 from autoslim.data.dataset import MANIFEST
+from autoslim.data.remote import prepared_folder
 from autoslim.export.artifact import versions
 
 _PACKAGES = ("ray", "optuna", "scikit-learn", "mlflow")
@@ -19,7 +20,8 @@ _PACKAGES = ("ray", "optuna", "scikit-learn", "mlflow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Environment(Record):
-    """`dataset` is the folder of the prepared images in the output folder's cache, `resources` are those of a trial on its cluster."""
+    """`dataset` is the folder of the prepared images in the output folder's cache, or the user's, `resources` are those of a trial on its
+    cluster."""
 
     versions: dict[str, str]
     resources: Resources
@@ -39,7 +41,9 @@ def read_environment(output: RunFolder) -> Environment | None:
 
 
 def prepared_images(output: RunFolder, environment: Environment | None) -> PreparedDataset | None:
-    """The images of the last attempt; None where they are not in the output folder's cache any more."""
-    # The name alone: nothing outside the cache is opened, whatever the file says.
-    folder = None if environment is None else output.cache / PurePath(environment.dataset).name
-    return open_dataset(folder) if folder is not None and (folder / MANIFEST).is_file() else None
+    """The images of the last attempt; None where they are in none of the caches any more."""
+    if environment is None:
+        return None
+    # The name alone: nothing outside the caches is opened, whatever the file says. What comes from an object store is in the user's.
+    folders = (cache / PurePath(environment.dataset).name for cache in (output.cache, prepared_folder()))
+    return next((open_dataset(folder) for folder in folders if (folder / MANIFEST).is_file()), None)

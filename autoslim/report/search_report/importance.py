@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.inspection import permutation_importance
-from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold
 
 from autoslim.core.result import Origin, TrialResult, TrialState
 
@@ -60,6 +56,12 @@ def setting_importance(results: Sequence[TrialResult]) -> Importance | None:
     names, x_TS = _encoded([_settings_of(result) for result in observed])
     if len(observed) < FEWEST or not names:
         return None
+    # Takes seconds to import, and small searches do not come here.
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+    from sklearn.metrics import r2_score
+    from sklearn.model_selection import KFold
+
     y_T = np.array([result.accuracy for result in observed], np.float64)
     predicted_T, losses_S = np.zeros(len(y_T)), np.zeros(len(names))
     for fitted, held_out in KFold(_FOLDS, shuffle=True, random_state=0).split(x_TS):

@@ -10,7 +10,7 @@ from typing import Any
 from autoslim.core.job import DatasetSpec
 from autoslim.core.result import DataFacts
 from autoslim.core.urls import hide_password
-from autoslim.data.hub import PREFIX
+from autoslim.data.hub import hub_name
 from autoslim.data.sources import BUILTIN
 from autoslim.store import StoredJob
 
@@ -50,15 +50,13 @@ def _split(spec: DatasetSpec, facts: DataFacts, split: str) -> LoggedSplit:
 
 def _name(source: str) -> str:
     """`owner/name` of the hub, the name of a built-in set, or of a file or folder without what it ends with."""
-    if source.startswith(PREFIX):
-        return source.removeprefix(PREFIX)
-    return PurePath(hide_password(source)).stem or "images"
+    return hub_name(source) or PurePath(hide_password(source)).stem or "images"
 
 
 def _source(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
     """The type and the fields of the source, as `mlflow.data.get_source` reads them."""
-    if spec.source.startswith(PREFIX):
-        return "hugging_face", {"path": spec.source.removeprefix(PREFIX), "config_name": spec.config}
+    if (name := hub_name(spec.source)) is not None:
+        return "hugging_face", {"path": name, "config_name": spec.config}
     if spec.source in BUILTIN:
         return "code", {"tags": {"mlflow.source.name": "autoslim", "data": spec.source}}
     return "local", {"uri": hide_password(spec.source)}

@@ -47,6 +47,8 @@ _LIMITS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_ARTIFACT_STORES = ("s3://", "gs://", "file://")
+"""URIs that mean the same to MLflow; its client for `s3://` is boto3, for `gs://` google-cloud-storage."""
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # the most that MLflow accepts in one batch
 
 
@@ -229,11 +231,14 @@ def default_tracking_uri(output: str | os.PathLike[str]) -> str:
     return url.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in url else url
 
 
-def artifacts_beside(uri: str, output: str) -> str | None:
-    """Without a server the client decides where files go, and MLflow's default is the current directory."""
+def artifacts_beside(uri: str, output: str, *, output_uri: str | None = None) -> str | None:
+    """Without a server the client decides where files go, and MLflow's default is the current directory. With an output in a store they go
+    there, where MLflow has a client for it: other machines do not see the folder `output`."""
     if re.match(r"https?:|databricks|file:|uc:", uri):
         return None
     database = sqlite_file(uri)
+    if database is None and output_uri is not None and output_uri.startswith(_ARTIFACT_STORES):
+        return f"{output_uri}/mlartifacts"
     folder = Path(output).absolute() if database is None else database.parent
     return (folder / "mlartifacts").as_uri()
 

@@ -44,7 +44,7 @@ class MlflowSync:
         self._store = store
         self._job_id = job_id
         self._score = job.dataset.score
-        self._remote = TrackingServer(uri, experiment, artifacts=artifacts_beside(uri, job.output))
+        self._remote = TrackingServer(uri, experiment, artifacts=artifacts_beside(uri, job.output, output_uri=job.output_uri))
         # What was logged is recorded for each destination: a job may be logged to another server later.
         self._destination = hashlib.sha256(f"{self._remote.uri}\n{experiment}".encode()).hexdigest()[:16]
         self._checked = False

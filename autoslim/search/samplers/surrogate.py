@@ -20,7 +20,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
 
 from autoslim.search.samplers.features import Vector
 
@@ -54,6 +53,9 @@ class Surrogate:
 
         `prior` is fitted to vectors of the same length.
         """
+        # Takes seconds to import, and of the processes of a search only the driver fits a surrogate.
+        from sklearn.ensemble import ExtraTreesRegressor
+
         x, y = np.vstack(vectors), np.array(accuracies)
         self._prior, self._count, self._share = prior, len(y), 0.0
         # Stage 1: the trend. The mean is taken out first, so that the penalty does not pull predictions towards 0.

@@ -54,6 +54,9 @@ TRAINING: Ranges = {
     "cutmix": Knob(
         kind="float", help="CutMix's alpha; with mixup, each batch has one of both", default=_DEFAULTS.cutmix, low=0.0, high=1.0
     ),
+    "repeats": Knob(
+        kind="int", help="augmentations of an image in a batch (DeiT's recipe has 3)", default=_DEFAULTS.repeats, low=1, high=8
+    ),
 }
 """Settings that a space may search. Epochs are not among them: trials are compared at equal cost."""
 

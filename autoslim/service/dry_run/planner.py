@@ -21,6 +21,8 @@ from autoslim.service.dry_run.errors import (
 
 _log = logging.getLogger(__name__)
 
+PROGRAM = ("-m", "autoslim.service.dry_run.planner_process")
+"""What Python runs as the process."""
 # Bytes of one line; a plan is far smaller.
 _MAX_LINE = 2**23
 # The only variables that the process gets, so that it knows neither addresses of databases nor keys.
@@ -39,7 +41,7 @@ class Planner:
     """
 
     def __init__(self, *, start_seconds: float) -> None:
-        self._start_seconds = start_seconds
+        self._start_seconds, self._program = start_seconds, PROGRAM
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[dict[str, Any]] | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -119,10 +121,9 @@ class Planner:
 
     async def _start(self) -> dict[str, Any]:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD
-        command = (sys.executable, "-m", "autoslim.service.dry_run.planner_process")
         pipe = asyncio.subprocess.PIPE
         self._process = process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, env=environment, limit=_MAX_LINE
+            sys.executable, *self._program, stdin=pipe, stdout=pipe, env=environment, limit=_MAX_LINE
         )
         assert process.stdout is not None
         try:

@@ -181,24 +181,37 @@ def _line(request_id: int, answer: dict[str, Any]) -> bytes:
     return json.dumps({"id": request_id, **answer}).encode() + b"\n"
 
 
+def prepare() -> bytes:
+    """Imports all that a plan needs, at the first use too, which a fork would otherwise repeat for every plan. The line that tells it."""
+    torch.set_num_threads(1)
+    dry_run({"spec": read_mapping(_WARM_UP).model_dump(mode="json"), "limits": _NO_LIMITS})
+    # Objects that a collection does not touch stay in memory that all forks share.
+    gc.freeze()
+    return _line(READY_ID, respond({"operation": "capabilities"}))
+
+
+def serve(ready: bytes, responses: BinaryIO) -> NoReturn:
+    """Writes what `prepare` returned, and answers the requests that come to the standard input."""
+    try:
+        responses.write(ready)
+        responses.flush()
+    except BrokenPipeError:
+        # Whoever started this process is gone. Without the usual exit, which would try to write again.
+        os._exit(0)
+    ForkServer(sys.stdin.buffer, responses).serve()
+
+
+def take_stdout() -> BinaryIO:
+    """The standard output, for responses alone: what a library prints must not be read as one, and goes to the standard error."""
+    responses = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return responses
+
+
 def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The service stops this process.
-    torch.set_num_threads(1)
-    # Responses have their own descriptor and stdout goes to stderr: what a library prints must not be read as a response.
-    with os.fdopen(os.dup(1), "wb") as responses:
-        os.dup2(2, 1)
-        # Imports what is imported at the first use; a fork would do so again for every plan.
-        dry_run({"spec": read_mapping(_WARM_UP).model_dump(mode="json"), "limits": _NO_LIMITS})
-        # Objects that a collection does not touch stay in memory that all forks share.
-        gc.freeze()
-        ready = _line(READY_ID, respond({"operation": "capabilities"}))
-        try:
-            responses.write(ready)
-            responses.flush()
-        except BrokenPipeError:
-            # Whoever started this process is gone. Without the usual exit, which would try to write again.
-            os._exit(0)
-        ForkServer(sys.stdin.buffer, responses).serve()
+    with take_stdout() as responses:
+        serve(prepare(), responses)
 
 
 if __name__ == "__main__":

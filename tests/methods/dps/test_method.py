@@ -320,6 +320,20 @@ def test_selectors_may_learn_from_the_tasks_loss():
     assert set(METHOD.finetune_rates(taught, taught_knobs(dense))) > {"scorer.linear.weight"}
 
 
+def test_noise_lets_selectors_try_other_patches_in_training_alone():
+    dense, knobs = make_dense("vit"), {"counts": "pyramid", "learn_from": "task"}
+    plain, noisy = (slim("dps", dense, knobs={**knobs, "noise": noise}).model for noise in (0.0, 1.0))
+    noisy.load_state_dict(plain.state_dict())
+    x = images()
+    assert torch.equal(logits(noisy, x), logits(plain, x))
+    torch.manual_seed(0)
+    tried = [logits(noisy.train(), x) for _ in range(2)]
+    assert not torch.equal(*tried)
+    noisy(x).square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for name, p in noisy.named_parameters() if "scorer." in name)
+    assert "noise" not in METHOD.repair(dense.shape, {"learn_from": "impact"})
+
+
 def taught_knobs(dense: DenseModel) -> Knobs:
     return METHOD.repair(dense.shape, {"counts": "pyramid", "learn_from": "task"})
 

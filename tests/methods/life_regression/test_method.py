@@ -247,7 +247,7 @@ def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():
     older = {
         name: value
         for name, value in knobs.items()
-        if name not in ("start", "loss", "dead", "last_reading", "diversity", "anneal")
+        if name not in ("start", "loss", "dead", "last_reading", "diversity", "anneal", "noise", "gradual")
     }
     assert METHOD.repair(dense.shape, older) == knobs
     now, then = (attach("life_regression", dense, own) for own in (knobs, older))

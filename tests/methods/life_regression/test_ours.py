@@ -122,6 +122,19 @@ def test_soft_ends_become_as_sharp_as_asked_for():
         assert student.blocks.temperature == pytest.approx(wanted)
 
 
+def test_noise_changes_lives_while_the_regressor_is_trained_and_not_afterwards():
+    dense = make_dense("vit")
+    knobs = solved_knobs("life_regression", dense.shape, knobs={"noise": 0.5})
+    student = attached("life_regression", dense, knobs)
+    torch.manual_seed(0)
+    noisy = [student.train()(images()) for _ in range(2)]
+    assert not torch.equal(*noisy)
+    quiet = [student.eval()(images()) for _ in range(2)]
+    assert torch.equal(*quiet)
+    without = attached("life_regression", dense, {**knobs, "noise": 0.0})
+    assert torch.equal(without.train()(images()), quiet[0])
+
+
 def test_the_regressor_may_start_at_what_impact_scores_say():
     dense = make_dense("vit")
     x = images(16)

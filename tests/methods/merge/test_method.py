@@ -31,16 +31,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
+from autoslim.core.recipe import Knobs
 from autoslim.core.shape import ViTShape
 from autoslim.cost import count_flops, predict
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS, evaluate, solve
-from autoslim.methods.layers.merging import MergingBlock, SizedTokens, unit_length
+from autoslim.methods.layers.groups import SizedTokens, unit_length
+from autoslim.methods.layers.merging import MergingBlock
 from autoslim.methods.layers.rectangular_block import block_rows, class_query_last
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.merge.counts import KEEP, patch_counts, quarter_ends
+from autoslim.methods.merge.soft_merging import SoftMerge
 from autoslim.methods.merge.spread import SpreadTokens, stride
-from autoslim.models import read_shape
+from autoslim.models import DenseModel, read_shape
 from autoslim.report.token_survival import follow
 
 METHOD = METHODS["merge"]
@@ -48,7 +51,7 @@ METHOD = METHODS["merge"]
 # For the contract suite.
 
 KEEP_ALL = dict.fromkeys(KEEP, 1.0)
-VARIANTS = {"fixed": {"places": "fixed"}}
+VARIANTS = {"fixed": {"places": "fixed"}, "learned": {"embedding": "learned", "criteria": "several"}}
 
 
 def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
@@ -58,10 +61,26 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     case = f"merge:{variant}" if variant else "merge"
     knobs = solved_knobs(case, dense.shape)
     student = attached(case, dense, knobs).double().eval()
+    if variant == "learned":
+        check_soft_merging_becomes_the_pruned_form(dense, student, knobs)
+        return
     cut = prune(case, copy.deepcopy(student), dense.shape, knobs).model
     x = images(dtype=torch.float64)
     torch.testing.assert_close(logits(cut, x), logits(student, x), rtol=0, atol=1e-10)
     check_merging(cut, dense.module)
+
+
+def check_soft_merging_becomes_the_pruned_form(dense: DenseModel, student: nn.Module, knobs: Knobs) -> None:
+    """As its softness falls: then each patch goes whole or not at all, and to the nearest one."""
+    x = images(dtype=torch.float64)
+    cut = METHOD.prune(copy.deepcopy(student), context_of(dense.shape, knobs)).model
+    expected = logits(cut, x)
+    assert not torch.allclose(logits(student, x), expected, rtol=0, atol=1e-4)
+    for part in student.modules():
+        if isinstance(part, SoftMerge):
+            part.softness = 1e-8
+    # A patch that is gone still counts for a millionth of one.
+    torch.testing.assert_close(logits(student, x), expected, rtol=0, atol=1e-4)
 
 
 def deit_small() -> ViTShape:
@@ -169,7 +188,7 @@ def test_places_are_the_images_own_or_the_same_for_all(places: str, differ: bool
     rows_BK = each_images(block.merge.selector.rows(entered.x_BND), 3)
     assert torch.equal(rows_BK[0], rows_BK[1]) != differ
     # What joins what is the image's own in both.
-    groups_BSG = block.merge.groups(entered.x_BND).joins_BSG
+    groups_BSG = block.merge.groups(entered).joins_BSG
     assert not torch.equal(groups_BSG[0], groups_BSG[1])
 
 

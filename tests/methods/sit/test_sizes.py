@@ -13,7 +13,8 @@ from torch import nn
 from autoslim.core.plan import Plan
 from autoslim.cost import count_flops, predict, predict_params
 from autoslim.errors import UnsupportedModelError
-from autoslim.methods.layers.merging import MergingTrunk, SizedTokens
+from autoslim.methods.layers.groups import SizedTokens
+from autoslim.methods.layers.merging import MergingTrunk
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.sit.patch_mixture import PatchMixture
 from autoslim.methods.sit.seeded_slimming import SeededSlimming

@@ -106,7 +106,7 @@ def test_the_hypervolume_ends_where_the_whole_front_is(report: str, content: Sea
 
 def test_failures_have_their_reasons_and_what_was_stopped_is_no_failure(report: str):
     text = section(report, "failures")
-    rows = {row[0]: row for row in rows_of(text, "Failed trials</caption>")[1:]}
+    rows = {row[0]: row for row in rows_of(text, "Failed trials</span></caption>")[1:]}
     assert rows["8"][2:] == ["failed", "DivergedError: the loss is nan"]
     assert rows["9"][2:] == ["infeasible", "InfeasibleError: needs 9 GB"]
     assert set(rows) == {"8", "9"}

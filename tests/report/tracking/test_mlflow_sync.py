@@ -149,6 +149,12 @@ def test_the_images_are_the_runs_datasets(store, job, client):
     [
         ("/data/flowers.parquet", "flowers", "local", {"uri": "/data/flowers.parquet"}),
         ("hf:owner/flowers", "owner/flowers", "hugging_face", {"path": "owner/flowers", "config_name": "large"}),
+        (
+            "hf://datasets/owner/flowers@v1/data",
+            "owner/flowers",
+            "hugging_face",
+            {"path": "owner/flowers", "config_name": "large"},
+        ),
         ("digits", "digits", "code", {"tags": {"mlflow.source.name": "autoslim", "data": "digits"}}),
         ("s3://me:secret@host/flowers.tar", "flowers", "local", {"uri": "s3://me:***@host/flowers.tar"}),
     ],

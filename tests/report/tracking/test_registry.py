@@ -25,9 +25,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(tmp_path: Path):
+def client(tmp_path: Path, empty_database: Path):
     from mlflow import MlflowClient
 
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 

@@ -100,19 +100,6 @@ def test_a_plan_that_takes_too_long_is_given_up_with_its_process_and_the_next_on
 
 
 @pytest.mark.slow
-@pytest.mark.short
-def test_a_plan_is_answered_again_without_the_planner_whatever_its_name_and_seed(
-    runner: asyncio.Runner, dry_runner: DryRunner
-) -> None:
-    spec = read_mapping(SPEC | {"flops": ["52%"]})
-    first = runner.run(dry_runner.dry_run(spec, tenant="t"))
-    runner.run(kill(dry_runner))
-    for changes in ({}, {"seed": 7}, {"name": "other"}, {"priority": 9}):
-        assert runner.run(dry_runner.dry_run(spec.model_copy(update=changes), tenant="another")) is first
-    assert dry_runner.planner.pid is None
-
-
-@pytest.mark.slow
 def test_the_planner_has_one_thread_so_that_its_forks_find_no_lock_held(runner: asyncio.Runner, dry_runner: DryRunner) -> None:
     runner.run(dry_runner.planner.capabilities())
     assert psutil.Process(dry_runner.planner.pid).num_threads() == 1
@@ -179,6 +166,20 @@ def test_a_plan_is_made_again_when_its_model_or_its_weights_have_changed(
     weights.write_bytes(b"other")
     again = runner.run(dry_runner.dry_run(spec, tenant="t"))
     assert (again, again is deep) == (deep, False)
+
+
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_plan_is_answered_again_without_the_planner_whatever_its_name_and_seed(
+    runner: asyncio.Runner, dry_runner: DryRunner
+) -> None:
+    spec = read_mapping(SPEC | {"flops": ["52%"]})
+    first = runner.run(dry_runner.dry_run(spec, tenant="t"))
+    # The last test of this planner, which is not started again.
+    runner.run(kill(dry_runner))
+    for changes in ({}, {"seed": 7}, {"name": "other"}, {"priority": 9}):
+        assert runner.run(dry_runner.dry_run(spec.model_copy(update=changes), tenant="another")) is first
+    assert dry_runner.planner.pid is None
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from helpers.tiny import make_dense
 from autoslim.core.job import ModelSpec
 from autoslim.progress.display import LineDisplay
 from autoslim.report.dense_models import describe_teachers
+from autoslim.storage.mirror import NO_MIRROR
 from workers.progress.console import Console
 from workers.search import dense_models
 from workers.search.base_model import AdaptedModel
@@ -41,7 +42,7 @@ def adapt(monkeypatch: pytest.MonkeyPatch, names: str, accuracies: dict[str, flo
     cluster = Adapted(accuracies)
     monkeypatch.setattr(dense_models, "adapt_dense_model", cluster)
     starts = {label: make_dense(img_size=SIZES[spec.name]) for label, spec in job.starts.items()}
-    prepared: Any = SimpleNamespace(job=job, output=None, dataset=None, starts=starts)
+    prepared: Any = SimpleNamespace(job=job, output=None, dataset=None, starts=starts, mirror=NO_MIRROR)
     told = io.StringIO()
     return adapt_dense_models(prepared, Console(job, LineDisplay(told))), cluster.asked, told.getvalue()
 

@@ -10,6 +10,7 @@ from helpers.sample_search import make_job, make_result
 from helpers.simulated_trials import BASE, make_coordinator, run_all, run_one
 
 from autoslim.core.budget import Budget
+from autoslim.core.duration import format_duration
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.result import SharedCost, TrialState
@@ -72,7 +73,7 @@ def test_no_trial_begins_that_would_end_too_late_and_what_is_kept_is_kept(tmp_pa
     assert len(complete) == len(store.trials(job.id)) == 7
     reason = attempt.guard.refusal(4.0)
     assert reason is not None
-    assert f"of {job.max_hours:g} hours spent, another trial takes about 8s, and " in reason
+    assert f"of {format_duration(3600 * job.max_hours)} spent, another trial takes about 8s, and " in reason
     assert "are kept for handing the models over" in reason
 
 
@@ -198,5 +199,5 @@ def test_what_is_spent_is_told(tmp_path, store):
     attempt = Attempt(job, store, tmp_path)
     attempt.now = 1800.0
     attempt.guard.on_trial_end(make_result(0, seconds=10.0), "80%")
-    assert attempt.guard.describe() == "0.5 of 2 hours and 0.00 of 20 in money spent"
+    assert attempt.guard.describe() == "30m00s of 2h00m and 0.00 of 20 in money spent"
     assert attempt.guard.seconds_left() == pytest.approx(5400 - attempt.guard.reserve())

@@ -56,7 +56,7 @@ def test_a_trial_is_stopped_at_the_limit_and_goes_on_with_a_higher_one(tmp_path:
     assert time.monotonic() - began < SECONDS
     assert "limits: " in run.stderr and "are kept for handing the models over" in run.stderr
     assert "1 running trial is stopped, --resume with a higher limit goes on" in run.stderr
-    assert re.search(r"Spent      0\.\d+ of 0\.06\d* hours \(0\.\d+ left\); the search ended: ", run.stdout)
+    assert re.search(r"Spent      \d+m\d\ds of \d+m\d\ds \(.*s left\); the search ended: ", run.stdout)
     with Store(default_url(output)) as store:
         (stored,) = store.jobs()
         (result,) = store.trials(stored.job.id)

@@ -19,6 +19,7 @@ from autoslim.core.urls import default_url
 from autoslim.errors import PreemptedError
 from autoslim.store import Store
 from workers.search.coordinator import NODE_RETRIES, RETRIES
+from workers.search.lost_actors import as_actor_error
 from workers.search.resources import Node
 from workers.search.slots import Slots
 from workers.search.trial_index import TrialIndex
@@ -46,7 +47,7 @@ def test_trials_that_wait_too_long_are_told_once_and_so_is_their_end(search):
     assert search.told == []
     for _ in range(3):
         search.step("TERMINATED", "PENDING", after=10)
-    assert search.told == ["waiting for a node: no trial runs, each takes 2 CPUs and 0.5 GPUs"]
+    assert search.told == ["no trial runs: waiting for a node with 2 CPUs and 0.5 GPUs free, or for a worker to start there"]
     for _ in range(3):
         search.step("TERMINATED", "RUNNING", "PENDING", after=10)
     assert search.told[1:] == [None]
@@ -150,6 +151,18 @@ def test_a_trial_that_was_ended_for_memory_says_so_and_what_needs_less(tmp_path)
     assert last.startswith("the trial was ended for memory")
     assert "--batch-size" in last
     assert again
+
+
+def test_memory_is_the_reason_in_the_text_that_tune_keeps(tmp_path):
+    with searching(tmp_path) as search:
+        number = search.suggest()["trial_number"]
+        for tries in range(RETRIES + 1):
+            assert search.store.trials(search.job.id)[number].state is TrialState.RUNNING
+            search.lose(str(as_actor_error(OutOfMemoryError("Task was killed due to the node running low on memory."))))
+            if tries < RETRIES:
+                assert search.suggest()["trial_number"] == number
+        result = search.store.trials(search.job.id)[number]
+        assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.OUT_OF_MEMORY)
 
 
 def test_a_trial_whose_worker_was_lost_otherwise_does_not_speak_of_memory(tmp_path):

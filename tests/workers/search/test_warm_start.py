@@ -277,7 +277,8 @@ def test_a_reused_model_can_be_selected_and_counts_as_no_trial(earlier: Path, tm
     assert sum(result.origin != Origin.REUSED for result in results) == job.trials
     chosen = best_within_budgets(results, budgets)
     assert chosen["51%"] == reused
-    assert chosen["70%"].origin != Origin.REUSED
+    # It may be the most accurate within the larger budget, too.
+    assert (chosen["70%"].accuracy or 0.0) >= (reused.accuracy or 0.0)
     assert "comes from an earlier search, where it was trial 3 of earlier" in explain(results, reused, budgets["51%"]).sentence
 
 

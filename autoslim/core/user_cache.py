@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from autoslim.core.byte_size import parse_byte_size
 from autoslim.errors import RequestError
 
 FOLDER, LIMIT = "AUTOSLIM_CACHE", "AUTOSLIM_CACHE_LIMIT"
 """Environment variables: they hold for a machine and its user, and not for one job."""
 
 DEFAULT_LIMIT = "16G"
-"""Four data sets of the largest size that is decoded into files (`DatasetSpec.decoded_limit`)."""
-
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{0,6})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+"""A hundred thousand images of 224 by 224 pixels."""
 
 
 def cache_folder() -> Path:
@@ -33,9 +30,7 @@ def cache_limit() -> int:
         RequestError: for a value of another form.
     """
     text = os.environ.get(LIMIT) or DEFAULT_LIMIT
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise RequestError(
-            f"{LIMIT} is {text!r}; allowed: bytes, such as 500M or {DEFAULT_LIMIT}, and 0 to keep no decoded images"
-        )
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    try:
+        return parse_byte_size(text)
+    except RequestError as error:
+        raise RequestError(f"{LIMIT} {error}, and 0 to keep no decoded images") from None

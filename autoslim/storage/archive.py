@@ -1,0 +1,84 @@
+"""A folder as one object, a tar: a reader finds all of it or nothing, also while it replaces an older one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tarfile
+from pathlib import Path
+from typing import IO, Any
+
+from autoslim.core.files import publish_folder
+from autoslim.storage.faults import explained
+from autoslim.storage.file_systems import file_system
+from autoslim.storage.listing import stat
+from autoslim.storage.objects import replacing_object
+from autoslim.storage.uri import StorageUri
+
+_log = logging.getLogger(__name__)
+
+_END = ".end"
+"""The last member: an archive without it was cut off between two others, which its format would not show."""
+
+_BUFFER = 8 * 2**20
+"""Bytes that are read or written at once: each read of an object is a request, and a part of an upload to S3 has at least five million."""
+
+_BLOCK = 2**16
+"""Bytes that tarfile takes at once; with each file's head it copies what is left of them."""
+
+
+def pack_folder(folder: Path, uri: StorageUri) -> None:
+    """Writes every file in `folder`, at any depth, to the archive at `uri`; links are followed.
+
+    Raises:
+        StorageError, UnavailableError: where it cannot be written.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    with (
+        explained(uri, "written"),
+        replacing_object(uri) as stream,
+        tarfile.TarFile(fileobj=stream, mode="w", dereference=True, copybufsize=_BUFFER) as archive,
+    ):
+        for name in names:
+            archive.add(folder / name, arcname=name, recursive=False, filter=_anonymous)
+        archive.addfile(tarfile.TarInfo(_END), io.BytesIO())
+
+
+def unpack_folder(uri: StorageUri, destination: Path) -> bool:
+    """Replaces `destination` by what the archive at `uri` has; false where there is none, or one that was cut off.
+
+    Raises:
+        StorageError, UnavailableError: where it cannot be read.
+    """
+    if stat(uri) is None:
+        return False
+    try:
+        with publish_folder(destination) as partial:
+            with explained(uri, "read"), file_system(uri).open_input_stream(uri.path, buffer_size=_BUFFER) as stream:
+                _extract(stream, partial)
+            if not (partial / _END).is_file():
+                raise _CutOffError
+            (partial / _END).unlink()
+    except _CutOffError:
+        _log.warning("%s is cut off, and counts as missing", uri)
+        return False
+    return True
+
+
+class _CutOffError(Exception):
+    """The archive ends too early."""
+
+
+def _extract(stream: IO[bytes], folder: Path) -> None:
+    # Of what is cut off the last member is missing, by which it is noticed.
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK) as archive:
+        # The filter refuses names that lead out of the folder, links and devices.
+        archive.extractall(folder, filter="data")
+
+
+def _anonymous(member: tarfile.TarInfo) -> Any:
+    """Without the user's name."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member

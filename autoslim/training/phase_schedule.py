@@ -1,0 +1,46 @@
+"""`PhaseSchedule`: the steps of one phase of training, and the learning rate of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from autoslim.core.result import Phase
+
+_FINAL_RATE = 0.01
+"""The cosine ends at this share of the peak learning rate, so that the last steps still move the weights."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseSchedule:
+    """One phase of training and its learning-rate schedule.
+
+    Args:
+        phase: For reports.
+        seed_name: Enters every random seed: with another one, a run that resumes from a checkpoint sees other augmentations.
+        steps: Optimizer steps of the phase.
+        first_epoch: Number of the loader's epoch that the phase starts with, so that two phases see different augmentations.
+        rate: Factor on the training's peak learning rate.
+        learning_rates: Further factors of single parameters, by the suffix of their name.
+        constant_rate: Whether the learning rate stays at its peak, without warm-up and decay.
+        average: Whether a moving average of the weights is kept, if the training has one.
+    """
+
+    phase: Phase
+    seed_name: str
+    steps: int
+    first_epoch: int = 0
+    rate: float = 1.0
+    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    constant_rate: bool = False
+    average: bool = True
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 % (SGDR without restarts; Loshchilov, 2017)."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising)
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,79 @@
+"""A folder as one object: whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoslim.errors import StorageError
+from autoslim.storage.archive import pack_folder, unpack_folder
+from autoslim.storage.objects import objects_below, read_object, replacing_object, write_object
+from autoslim.storage.uri import StorageUri
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "checkpoint" / "deep").mkdir(parents=True)
+    (tmp_path / "checkpoint" / "state.safetensors").write_bytes(bytes(range(256)) * 4000)
+    (tmp_path / "checkpoint" / "deep" / "facts.json").write_text("{}")
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> StorageUri:
+    return StorageUri.parse((tmp_path / "store" / "checkpoint.tar").as_uri())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_comes_back_as_it_was_in_the_place_of_what_was_there(folder: Path, uri: StorageUri, tmp_path: Path) -> None:
+    pack_folder(folder, uri)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "of an earlier one").touch()
+    assert unpack_folder(uri, tmp_path / "there")
+    assert content(tmp_path / "there") == content(folder)
+
+
+def test_there_is_none(uri: StorageUri, tmp_path: Path) -> None:
+    assert not unpack_folder(uri, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99], ids=["empty", "half", "between two files"])
+def test_an_archive_that_is_cut_off_counts_as_missing_and_replaces_nothing(
+    folder: Path, uri: StorageUri, tmp_path: Path, share: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack_folder(folder, uri)
+    whole = Path(uri.path).read_bytes()
+    # Behind the second file, before the last member.
+    end = whole.index(b".end") if share == 0.99 else int(share * len(whole))
+    Path(uri.path).write_bytes(whole[:end])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "of an earlier one").touch()
+    assert not unpack_folder(uri, tmp_path / "there")
+    assert set(content(tmp_path / "there")) == {"of an earlier one"}
+    assert "is cut off" in caplog.text
+
+
+def test_what_fails_half_way_is_not_there(uri: StorageUri) -> None:
+    with pytest.raises(RuntimeError), replacing_object(uri) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert read_object(uri) is None
+    assert objects_below(StorageUri.parse(Path(uri.path).parent.as_uri())) == []
+
+
+def test_a_member_that_leads_out_is_refused(uri: StorageUri, tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
+    write_object(uri, written.getvalue())
+    with pytest.raises(StorageError, match="outside"):
+        unpack_folder(uri, tmp_path / "there")
+    assert not (tmp_path / "outside").exists()
