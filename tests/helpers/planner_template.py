@@ -14,7 +14,6 @@ import os
 import selectors
 import signal
 import socket
-import traceback
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -84,16 +83,12 @@ def _tell(control: socket.socket, number: int) -> None:
 
 
 def _become_planner(folder: bytes, descriptors: list[int], ready: bytes) -> NoReturn:
-    try:
-        os.chdir(folder)
-        for standard, given in enumerate(descriptors):
-            os.dup2(given, standard)
-            os.close(given)
-        planner_process.serve(ready, planner_process.take_stdout())
-    except Exception:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
+    """What it raises ends the fork as it would end a planner: with a traceback on the standard error that was given, and exit code 1."""
+    os.chdir(folder)
+    for standard, given in enumerate(descriptors):
+        os.dup2(given, standard)
+        os.close(given)
+    planner_process.serve(ready, planner_process.take_stdout())
 
 
 def _is_locked(file: TextIO) -> bool:
