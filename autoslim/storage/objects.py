@@ -26,8 +26,10 @@ def replacing_object(uri: StorageUri) -> Iterator[IO[bytes]]:
         folder, _, name = place.rpartition("/")
         system.create_dir(folder or "/", recursive=True)
         place = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
+    # Outside: where it cannot even be opened, what is there stays.
+    opened = system.open_output_stream(place)
     try:
-        with system.open_output_stream(place) as stream:
+        with opened as stream:
             yield stream
     except BaseException:
         # pyarrow closes the stream in any case, and with that an object is complete to the store, however little of it was written.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 from autoslim.storage.copying import copy_each, copy_stream
 from autoslim.storage.faults import explained
-from autoslim.storage.file_systems import file_system
-from autoslim.storage.uri import Scheme, StorageUri
+from autoslim.storage.objects import replacing_object
+from autoslim.storage.uri import StorageUri
 
 
 def upload_file(path: Path, uri: StorageUri) -> None:
@@ -19,23 +18,8 @@ def upload_file(path: Path, uri: StorageUri) -> None:
         UnavailableError: for one that does not answer.
         OSError: for a file that cannot be read.
     """
-    with path.open("rb") as source, explained(uri, "written"):
-        system = file_system(uri)
-        if uri.scheme is not Scheme.FILE:
-            # An object appears when its last byte is written.
-            with system.open_output_stream(uri.path) as target:
-                copy_stream(source, target)
-            return
-        folder, _, name = uri.path.rpartition("/")
-        system.create_dir(folder or "/", recursive=True)
-        partial = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
-        try:
-            with system.open_output_stream(partial) as target:
-                copy_stream(source, target)
-            system.move(partial, uri.path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+    with path.open("rb") as source, explained(uri, "written"), replacing_object(uri) as target:
+        copy_stream(source, target)
 
 
 def upload_folder(folder: Path, uri: StorageUri, *, last: str | None = None) -> None:

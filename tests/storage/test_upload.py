@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from autoslim.errors import StorageError
-from autoslim.storage import StorageUri, upload, upload_file, upload_folder
+from autoslim.errors import StorageError, UnavailableError
+from autoslim.storage import StorageUri, objects, upload, upload_file, upload_folder
 
 
 @pytest.fixture
@@ -43,3 +47,48 @@ def test_a_file_replaces_the_one_that_is_there(folder: Path, tmp_path: Path) -> 
     upload_file(folder / "config.json", uri)
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["file"]
     assert (tmp_path / "to/file").read_text() == "config.json"
+
+
+class ObjectStore:
+    """Stands for the file system of an object store: a stream that is closed completes its object, however little was written."""
+
+    def __init__(self) -> None:
+        self.objects, self.refuses = {"bucket/file": b"before"}, False
+
+    @contextlib.contextmanager
+    def _stream(self, path: str) -> Iterator[io.BytesIO]:
+        stream = io.BytesIO()
+        try:
+            yield stream
+        finally:
+            self.objects[path] = stream.getvalue()
+
+    def open_output_stream(self, path: str) -> contextlib.AbstractContextManager[io.BytesIO]:
+        if self.refuses:
+            raise OSError("connection refused")
+        return self._stream(path)
+
+    def delete_file(self, path: str) -> None:
+        del self.objects[path]
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_read_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read(2))
+        raise OSError("input/output error")
+
+    store = ObjectStore()
+    monkeypatch.setattr(objects, "file_system", lambda uri: store)
+    monkeypatch.setattr(upload, "copy_stream", cut_off)
+    with pytest.raises(StorageError, match="input/output error"):
+        upload_file(folder / "a.bin", StorageUri.parse("s3://bucket/file"))
+    assert store.objects == {}
+
+
+def test_what_is_there_stays_where_the_store_takes_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore()
+    store.refuses = True
+    monkeypatch.setattr(objects, "file_system", lambda uri: store)
+    with pytest.raises(UnavailableError, match="connection refused"):
+        upload_file(folder / "a.bin", StorageUri.parse("s3://bucket/file"))
+    assert store.objects == {"bucket/file": b"before"}
