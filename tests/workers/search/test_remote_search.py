@@ -29,8 +29,11 @@ def test_driver_and_node_each_fetch_and_prepare_it_once(bucket: str, tmp_path: P
     try:
         nodes.add_node(num_cpus=1, env_vars={"AUTOSLIM_CACHE": str(tmp_path / "node")})
         monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "driver"))
-        flags = [*SEARCH, "--data", f"s3://{bucket}/images", "--address", nodes.address, "--resources", "cpu=1", "--trials", "2"]
-        search = Search(*flags, "--final-share", "0", "--speed", "none", "--forms", "none", "--output", str(tmp_path / "run"))
+        flags = [*SEARCH, "--data", f"s3://{bucket}/images", "--address", nodes.address, "--resources", "cpu=1"]
+        # Two trials for each of the two budgets.
+        search = Search(
+            *flags, "--trials", "4", "--final-share", "0", "--speed", "none", "--forms", "none", "--output", str(tmp_path / "run")
+        )
         assert search.end() == 0, search.text
     finally:
         nodes.shutdown()
