@@ -96,6 +96,14 @@ class Site:
     def has_ended_trials(self, job: QueuedJob, count: int) -> Callable[[], bool]:
         return lambda: sum(event.type == "trial_ended" for event in self.queue.events(job.id)) >= count
 
+    @contextmanager
+    def held_after(self, trials: int, job: QueuedJob, supervisor: Supervisor | None = None) -> Iterator[None]:
+        """The driver of a job that was just submitted has ended so many trials and stays in the next one, however slow the test is."""
+        self.mischief(f"hold {trials}")
+        self.drive(supervisor, lambda: (1, trials) in self.worked(job))
+        yield
+        self.mischief(None)
+
     def pid(self, job: QueuedJob, attempt: int = 1) -> int:
         return ProcessIdentity.from_json(
             (self.settings.root / "drivers" / f"{Driver(job.id, attempt).name}.json").read_text()
@@ -124,7 +132,8 @@ class Site:
 
     def worked(self, job: QueuedJob) -> list[tuple[int, int]]:
         """(attempt, trial) in the order in which they were begun."""
-        lines = (self.settings.folder(job.id) / "worked").read_text().splitlines()
+        path = self.settings.folder(job.id) / "worked"
+        lines = path.read_text().splitlines() if path.exists() else []
         return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
 
     def logs(self) -> str:

@@ -81,7 +81,7 @@ def _search(job: SearchJob, store: Store, callback: SearchCallback, folder: Path
         with (folder / "worked").open("a") as worked:
             worked.write(f"{attempt} {number}\n")
         print(f"trial {number} works", flush=True)
-        _work(0.15)
+        _work(number)
         callback.on_epoch_end(running, make_report(1, loss=float("nan")))
         ended = make_result(number, recipe=running.recipe)
         store.finish_trial(job.id, ended)
@@ -91,9 +91,9 @@ def _search(job: SearchJob, store: Store, callback: SearchCallback, folder: Path
     return Ended(found=_mischief() != "nothing")
 
 
-def _work(seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until or _mischief() == "hang":
+def _work(trial: int) -> None:
+    until = time.monotonic() + 0.15
+    while time.monotonic() < until or _mischief() in ("hang", f"hold {trial}"):
         time.sleep(0.02)
         _misbehave(_mischief())
 

@@ -24,9 +24,9 @@ def test_a_restored_back_up_goes_on_with_its_jobs(tmp_path: Path, monkeypatch: p
     root.mkdir()
     with Site(default_url(root), tmp_path, monkeypatch) as site:
         running, waiting = site.submit(), site.submit()
-        site.drive(site.supervisor(), site.has_ended_trials(running, 1))
-        # Between two of its transactions, so that the copies are of one moment.
-        site.freeze(running)
+        with site.held_after(1, running, site.supervisor()):
+            # Between two of its transactions, so that the copies are of one moment.
+            site.freeze(running)
         run_section("Back up SQLite", root=root, backup=backup)
         before = site.queue.events()
         assert site.state(running) is QueueState.SEARCHING
