@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-from loopback.program import Program
 from loopback.ray_nodes import RayNodes, cpus
 
 from faults.case import Case, Stage
 from faults.service import Service, free_port, until
+from workers.service.background_program import Program
 
 # Seconds until a head or a node that was killed is there again. Ray's nodes try to reach a lost head for 60 s.
 _AWAY = 20.0

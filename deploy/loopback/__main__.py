@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from loopback.installation import Installation
-from loopback.revivals import Revivals
+from loopback.installation import NEEDS, Installation
+from workers.service.revivals import Revivals
 
 # Each check asks every process and PostgreSQL.
 _POLL_SECONDS = 5.0
@@ -54,7 +54,7 @@ def _up(installation: Installation) -> int:
 
 def _watch(installation: Installation) -> None:
     """Starts programs again that have exited; returns when the installation is stopped from elsewhere."""
-    revivals = Revivals()
+    revivals = Revivals(NEEDS)
     while installation.wanted:
         name = revivals.due(installation.running(), time.monotonic())
         if name is None:

@@ -20,9 +20,19 @@ from filelock import FileLock
 
 from autoslim.store import Keys, Scope
 from loopback.postgres import USER, Postgres, find_binaries, unprivileged_user
-from loopback.program import Program
 from loopback.ray_nodes import RayNodes, cpus
+from workers.service.background_program import Program
 from workers.service.settings import DriverSettings
+
+NEEDS = {
+    "postgres": None,
+    "mlflow": "postgres",
+    "ray-head": None,
+    "ray-worker": "ray-head",
+    "api": "postgres",
+    "supervisor": "postgres",
+}
+"""What a program cannot start without, in the order in which they start."""
 
 _AUTOSLIM = (sys.executable, "-m", "autoslim.cli")
 # For a program to answer: on a busy machine Ray alone takes one minute.

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loopback.program import Program
 from workers.search.cluster import NICENESS, ONE_MACHINE
+from workers.service.background_program import Program
 from workers.service.executor import RESOURCE
 from workers.service.niceness import give_way
 from workers.service.settings import DriverSettings

@@ -19,7 +19,8 @@ import pytest
 from helpers.databases import free_ports
 from loopback.installation import Installation
 from loopback.postgres import find_binaries
-from loopback.program import Program
+
+from workers.service.background_program import Program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from loopback.installation import Installation
-from loopback.revivals import Revivals
+from loopback.installation import NEEDS, Installation
 
-ALL = ("postgres", "mlflow", "ray-head", "ray-worker", "api", "supervisor")
+from workers.service.revivals import Revivals
+
+ALL = tuple(NEEDS)
 
 
 def without(*names):
@@ -17,12 +18,12 @@ def without(*names):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_program_that_exits_is_started_again_at_once(name):
-    assert Revivals().due(without(name), 0.0) == name
-    assert Revivals().due(ALL, 0.0) is None
+    assert Revivals(NEEDS).due(without(name), 0.0) == name
+    assert Revivals(NEEDS).due(ALL, 0.0) is None
 
 
 def test_what_others_need_comes_first_and_they_wait_for_it():
-    revivals = Revivals()
+    revivals = Revivals(NEEDS)
     assert revivals.due([], 0.0) == "postgres"
     # It did not start: nothing that needs it is tried.
     assert revivals.due([], 1.0) == "ray-head"
@@ -32,7 +33,7 @@ def test_what_others_need_comes_first_and_they_wait_for_it():
 
 
 def test_one_that_exits_again_and_again_waits_longer_each_time_until_it_has_been_well():
-    revivals, starts, now = Revivals(), [], 0.0
+    revivals, starts, now = Revivals(NEEDS), [], 0.0
     while now < 2000:
         if revivals.due(without("api"), now) is not None:
             starts.append(now)

@@ -39,7 +39,7 @@ class Program:
             raise RuntimeError(f"{self.name} runs already; stop it first")
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            child = subprocess.Popen(
+            child = subprocess.Popen(  # noqa: S603 - an operator's own command
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
