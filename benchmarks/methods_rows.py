@@ -16,8 +16,8 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     "merge_learned": ("merge", {"embedding": "learned"}),
     "merge_criteria": ("merge", {"criteria": "several"}),
     "merge_learned_criteria": ("merge", {"embedding": "learned", "criteria": "several"}),
-    "merge_consistency": ("merge", {"consistency": 1.0}),
-    "merge_mctf": ("merge", {"criteria": "several", "consistency": 1.0}),
+    "merge_consistency": ("merge", {"consistency": 3.0}),
+    "merge_mctf": ("merge", {"criteria": "several", "consistency": 3.0}),
     "vit_slim_refit": (
         "vit_slim",
         {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "start": "dense", "rule": "fall", "refit": True},

@@ -54,6 +54,9 @@ class DistillationBatch(Protocol):
     def task_loss(self) -> Tensor:
         """The loss of the labels and of the teacher's soft labels, weighted as the recipe's `distillation` says."""
 
+    def task_loss_of(self, logits_BC: Tensor) -> Tensor:
+        """As `task_loss`, of the logits of another pass of the same images. Only where there are classes."""
+
     @property
     def label_loss(self) -> Tensor:
         """The loss of the labels alone."""

@@ -98,10 +98,16 @@ class LazyDistillationBatch:
     @functools.cached_property
     def task_loss(self) -> Tensor:
         """As `losses.task_loss`."""
-        if self.training.distillation == 0 or not self.has_classes:
-            return self.label_loss
-        soft = soft_label_loss(self.logits_BC, self.teacher_logits_BC, temperature=self.training.temperature)
-        return weigh(self.label_loss, soft, self.training)
+        return self._taught(self.logits_BC, self.label_loss) if self.has_classes else self.label_loss
+
+    def task_loss_of(self, logits_BC: Tensor) -> Tensor:
+        return self._taught(logits_BC, label_loss(logits_BC, self.labels, self.training))
+
+    def _taught(self, logits_BC: Tensor, of_labels: Tensor) -> Tensor:
+        if self.training.distillation == 0:
+            return of_labels
+        soft = soft_label_loss(logits_BC, self.teacher_logits_BC, temperature=self.training.temperature)
+        return weigh(of_labels, soft, self.training)
 
     def mean(self, own: Tensor) -> Tensor:
         return own if self._group is None else self._group.mean(own, len(self.images_B3HW))

@@ -63,7 +63,7 @@ RANGES: Ranges = {
     ),
     "consistency": Knob(
         kind="float",
-        help="weight of the squared difference to what the head reads where fewer patches are merged (MCTF)",
+        help="weight of the squared difference to what the head reads where fewer patches are merged (MCTF has 3)",
         default=0.0,
         low=0.0,
         high=4.0,

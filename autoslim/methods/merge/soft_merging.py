@@ -1,6 +1,7 @@
 """Soft merging: the form in which the embeddings of `merge` are trained, because its grouping has a gradient.
 
-The idea of a continuous relaxation is DTEM's (NeurIPS 2024, arXiv 2412.10569), of which the abstract could be read; the formulas are ours.
+The idea of a continuous relaxation is DTEM's (NeurIPS 2024, arXiv 2412.10569); the formulas are ours. DTEM chooses pairs by a soft top-k,
+with a softmax for each patch that goes; here one sigmoid decides who goes, whatever their number.
 No token leaves. In a block, of the patches that are alive, those go that the pruned form would let go, each in part: a first patch, whose
 nearest second one is u_i near, goes with the share
 

@@ -18,23 +18,25 @@ from helpers.tiny import (
     slim,
     solved_knobs,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.cost import count_flops, predict, predict_params
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS
+from autoslim.methods.base import logits_of
 from autoslim.methods.layers.groups import Nearness, SizedTokens, unit_length
 from autoslim.methods.layers.merging import MergeInto
 from autoslim.methods.layers.rectangular_block import block_rows
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.merge.consistency import eased_counts, other_counts
+from autoslim.methods.merge.consistency import SHARES, eased_counts, other_counts, read_by_head
 from autoslim.methods.merge.matching import InformedMergingBlock, MatchedMerge, Matching, embedding_width
 from autoslim.methods.merge.prices import EMBEDDED_MERGING, INFORMATION
 from autoslim.methods.merge.soft_merging import SoftMerge, SoftTokens
 from autoslim.methods.merge.spread import CHOICE, SpreadTokens
 from autoslim.methods.patch_slimming.impact import attention_maps
+from autoslim.training.batch import LazyDistillationBatch
 
 METHOD = METHODS["merge"]
 LEARNED: Knobs = {"embedding": "learned"}
@@ -186,6 +188,16 @@ def test_without_merging_a_model_is_the_dense_one_and_counts_are_planned_again_a
     assert torch.equal(logits(model, images()), before)
 
 
+def _second_pass(batch: LazyDistillationBatch, share: float) -> tuple[Tensor, Tensor]:
+    """The task's loss with this share of the merging, and the squared difference to it."""
+    student = batch.student
+    with read_by_head(student) as read_BD:
+        student(batch.images_B3HW)
+        with other_counts(student, eased_counts(student, share)):
+            few_BC = logits_of(student(batch.images_B3HW))
+    return batch.task_loss_of(few_BC), (read_BD[0] - read_BD[1]).square().mean()
+
+
 @pytest.mark.parametrize("knobs", [{}, LEARNED, SEVERAL])
 def test_consistency_compares_two_numbers_of_merged_patches(knobs: Knobs):
     dense = make_dense("distilled")
@@ -198,7 +210,9 @@ def test_consistency_compares_two_numbers_of_merged_patches(knobs: Knobs):
         batch = batch_of(student, dense.module, dense.shape)
         losses = METHOD.finetune_loss(finished.knobs, batch)
         assert losses["consistency"] > 0
-        torch.testing.assert_close(losses["loss"], batch.task_loss + 2 * losses["consistency"])
+        found = [torch.stack(tuple(_second_pass(batch, share))) for share in SHARES]
+        second = torch.stack((losses["loss"] - batch.task_loss - 2 * losses["consistency"], losses["consistency"]))
+        assert min(float((second - other).abs().max()) for other in found) < 1e-5
         losses["loss"].backward()
         results.append({name: p.grad for name, p in student.named_parameters() if p.requires_grad})
     # A pass that is computed again for its gradient has the counts that it had.
@@ -207,6 +221,28 @@ def test_consistency_compares_two_numbers_of_merged_patches(knobs: Knobs):
     assert "consistency" not in METHOD.finetune_loss(
         {**finished.knobs, "consistency": 0.0}, batch_of(model, dense.module, dense.shape)
     )
+
+
+def test_what_is_read_with_fewer_merged_patches_is_a_target_and_learns_the_task_alone():
+    dense = make_dense("vit")
+    finished = slim("merge", dense, knobs={"consistency": 1.0})
+    read: list[Tensor] = []
+    gradients: list[Tensor] = []
+
+    def note(head: nn.Module, inputs: tuple[Tensor]) -> None:
+        read.append(inputs[0])
+        inputs[0].retain_grad()
+
+    finished.model.get_classifier().register_forward_pre_hook(note)
+    batch = batch_of(finished.model, dense.module, dense.shape)
+    losses = METHOD.finetune_loss(finished.knobs, batch)
+    (losses["loss"] - losses["consistency"]).backward(retain_graph=True)
+    gradients += [one.grad.clone() for one in read if one.grad is not None]
+    losses["consistency"].backward()
+    many_BD, few_BD = read
+    assert len(gradients) == 2 and torch.equal(few_BD.grad, gradients[1])
+    expected_BD = 2 * (many_BD - few_BD) / many_BD.numel()
+    torch.testing.assert_close(many_BD.grad - gradients[0], expected_BD, rtol=1e-4, atol=1e-7)
 
 
 def test_the_share_of_merging_changes_from_step_to_step_and_depends_on_the_step_alone():
