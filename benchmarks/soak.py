@@ -10,9 +10,11 @@ on after the last row, with the same service folder, and `--hours` ends a call b
 A job is as small as a search can be: two trials of one epoch, one after the other, in one process for trials, and its runs go to one SQLite
 file of MLflow's, since making such a file is work for seconds. What is left of its time is the start of its processes.
 
-The exit code is 1 where a job did not end with its model, something was lost or doubled, or a size was larger in the last fifth of the
-jobs than in the second fifth by more than its margin. The first fifth is left out: caches fill. A call that ends before the last job
-judges the jobs so far.
+The exit code is 1 where a job did not end with its model, something was lost or doubled, the service lists other jobs than those that are
+left, or a size was larger in the last fifth of the jobs than in the second fifth by more than its margin. The first fifth is left out:
+caches fill. What a process has, memory and open files, is judged over the jobs that one process has served: in the last third of the jobs
+faults leave the API and the supervisor alone, since a process that is started anew hides what it would have collected. A call that ends
+before the last job judges the jobs so far.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -46,6 +49,8 @@ from faults.user import SPEC, User  # noqa: E402
 
 _SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
 _FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
+_OF_A_JOB = [name for name in _FAULTS if name.startswith(("driver", "process of a trial"))]
+"""Faults after which the API and the supervisor are the same processes."""
 _NONE = "none"
 
 MARGINS = {
@@ -61,13 +66,24 @@ MARGINS = {
 """What is measured after each job, and by how much the median of the last fifth may be above that of the second. Memory is what the system
 counts for a process (RSS), which varies by what its allocator keeps."""
 
+_PROCESSES = ("api", "supervisor")
+
+
+def drawn_fault(seed: int, number: int, *, share: float, jobs: int) -> str:
+    """Of the job `number`."""
+    drawn = random.Random(f"{seed}:{number}")
+    if drawn.random() >= share:
+        return _NONE
+    return drawn.choice(sorted(_FAULTS) if 3 * number < 2 * jobs else _OF_A_JOB)
+
 
 def measured(service: Service, scratch: Path) -> dict[str, int]:
     """When no driver is left; `scratch` is Ray's folder."""
     until(lambda: None if any((service.root / "drivers").glob("*.json")) else True, "the end of all drivers")
     sizes = {"processes": sum(belongs(process, service.root) for process in psutil.process_iter())}
-    for name, process in (("api", service.api), ("supervisor", service.supervisor())):
+    for name, process in zip(_PROCESSES, (service.api, service.supervisor()), strict=True):
         sizes |= {f"{name}_bytes": process.memory_info().rss, f"{name}_files": process.num_fds()}
+        sizes[f"{name}_since"] = round(100 * process.create_time())
     database = sum(path.stat().st_size for path in service.root.glob("autoslim.db*"))
     return sizes | {"database_bytes": database, "root_bytes": _bytes(service.root) - database, "ray_bytes": _bytes(scratch)}
 
@@ -130,13 +146,36 @@ def delete(service: Service, row: dict[str, Any]) -> None:
     until(deleted, "a deletion")
 
 
+def unaccounted(service: Service, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What differs between these jobs, none of which is deleted, and those that the service lists."""
+    listed: list[str] = []
+    page = {"page_size": "200"}
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
+        while page:
+            answer = http.get("/v1/jobs", params=page).raise_for_status().json()
+            listed += [job["id"] for job in answer["jobs"]]
+            page = page | {"page_token": answer["next_page_token"]} if answer["next_page_token"] else {}
+    kept = {row["id"] for row in rows}
+    found = [f"the service has a job that nobody submitted, or that was deleted: {job}" for job in listed if job not in kept]
+    return found + [f"the service has lost job {row['number']}: {row['id']}" for row in rows if row["id"] not in listed]
+
+
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Of each size the medians of the second and of the last fifth of the jobs; nothing of fewer than ten jobs."""
-    fifth = len(rows) // 5
-    if fifth < 2:
-        return {}
-    early, late = rows[fifth : 2 * fifth], rows[-fifth:]
-    return {name: (_median(early, name), _median(late, name)) for name in MARGINS}
+    """Of each size the medians of the second and of the last fifth of its jobs; nothing of fewer than ten jobs."""
+    found = {}
+    for name in MARGINS:
+        judged = longest_life(rows, name)
+        if fifth := len(judged) // 5 if len(judged) >= 10 else 0:
+            found[name] = (_median(judged[fifth : 2 * fifth], name), _median(judged[-fifth:], name))
+    return found
+
+
+def longest_life(rows: Sequence[dict[str, Any]], name: str) -> Sequence[dict[str, Any]]:
+    """All jobs; for what a process has, those of the process that has served the most in a row."""
+    process = name.partition("_")[0]
+    if process not in _PROCESSES:
+        return rows
+    return max((list(life) for _, life in itertools.groupby(rows, key=lambda row: row[f"{process}_since"])), key=len, default=[])
 
 
 def _median(rows: Sequence[dict[str, Any]], name: str) -> float:
@@ -150,8 +189,9 @@ def problems(rows: Sequence[dict[str, Any]], jobs: int) -> list[str]:
         for row in rows
         if row["state"] != "SUCCEEDED" or row["lost"] or row["doubled"]
     ]
-    if [row["number"] for row in rows] != list(range(jobs)):
-        found.append(f"{jobs} jobs were submitted and {len({row['id'] for row in rows})} are accounted for")
+    ids = {row["id"] for row in rows}
+    if [row["number"] for row in rows] != list(range(jobs)) or len(ids) < jobs:
+        found.append(f"{jobs} jobs were submitted and {len(ids)} are accounted for")
     found += [
         f"{name} has grown from {early:.0f} to {late:.0f}; allowed: {MARGINS[name]} more"
         for name, (early, late) in growth(rows).items()
@@ -172,10 +212,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "| size | second fifth | last fifth | most |",
         "|---|---|---|---|",
     ]
+    grown = growth(rows)
     lines += [
         f"| {name} | {_shown(name, early)} | {_shown(name, late)} | {_shown(name, max(row[name] for row in rows))} |"
-        for name, (early, late) in growth(rows).items()
+        for name, (early, late) in grown.items()
     ]
+    lines += [f"| {name} | not judged: too few jobs of one process, or in all | | |" for name in MARGINS if name not in grown]
     return "\n".join([*lines, "", "| fault | times |", "|---|---|", *(f"| {name} | {n} |" for name, n in happened.most_common())])
 
 
@@ -211,11 +253,13 @@ def main() -> int:
     until_later = time.monotonic() + 3600 * arguments.hours
     try:
         with running_service(folder, scratch) as service:
+            # An interrupted call may have left the last of them.
+            for row in rows[: max(0, len(rows) - arguments.keep)]:
+                delete(service, row)
             for number in range(len(rows), arguments.jobs):
                 if time.monotonic() > until_later:
                     break
-                drawn = random.Random(f"{arguments.seed}:{number}")
-                fault = drawn.choice(sorted(_FAULTS)) if drawn.random() < arguments.faults else _NONE
+                fault = drawn_fault(arguments.seed, number, share=arguments.faults, jobs=arguments.jobs)
                 began = time.monotonic()
                 rows.append(play(service, scratch, number, fault))
                 with file.open("a") as kept:
@@ -223,10 +267,11 @@ def main() -> int:
                 print(f"{number}: {fault}: {rows[-1]['state']} in {time.monotonic() - began:.0f} s", file=sys.stderr)
                 if number >= arguments.keep:
                     delete(service, rows[number - arguments.keep])
+            found = unaccounted(service, rows[max(0, len(rows) - arguments.keep) :])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print(table(rows))
-    found = problems(rows, len(rows))
+    found += problems(rows, len(rows))
     print("\n".join(found), file=sys.stderr)
     if len(rows) < arguments.jobs:
         print(f"{len(rows)} of {arguments.jobs} jobs; the same command goes on with the others", file=sys.stderr)

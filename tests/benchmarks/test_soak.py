@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from soak import MARGINS, growth, problems, table
+from soak import MARGINS, drawn_fault, growth, longest_life, problems, table
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
     ended = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "seconds": 40.0, "told": []}
     ended |= {"phases": {"QUEUED": 1.0, "PREPARING": 39.0}}
-    sizes = dict.fromkeys(MARGINS, 1000)
+    sizes = dict.fromkeys(MARGINS, 1000) | {"api_since": 1, "supervisor_since": 1}
     return {"number": number, "id": f"job-{number}", "fault": "none", "missed": False} | ended | sizes | changes
 
 
@@ -49,6 +49,30 @@ def test_a_job_that_failed_or_is_missing_or_was_done_twice_is_a_problem() -> Non
     assert problems(rows(19), 20) == ["20 jobs were submitted and 19 are accounted for"]
     twice = [*rows(), row(19)]
     assert problems(twice, 20) == ["20 jobs were submitted and 20 are accounted for"]
+    assert problems([*rows(19), row(19, id="job-3")], 20) == ["20 jobs were submitted and 19 are accounted for"]
+
+
+def test_what_a_process_collects_is_judged_over_the_jobs_of_one_process() -> None:
+    found = rows()
+    for each in found:
+        # Started anew every five jobs at first, and never in the last ten.
+        each["api_since"] = min(each["number"] // 5, 2)
+        each["api_bytes"] = (each["number"] - 5 * each["api_since"]) * MARGINS["api_bytes"]
+    assert [each["number"] for each in longest_life(found, "api_bytes")] == list(range(10, 20))
+    assert len(longest_life(found, "root_bytes")) == 20
+    (problem,) = problems(found, 20)
+    assert problem.startswith("api_bytes has grown from ")
+    for each in found[14:]:
+        each["api_since"] = 3
+    assert "api_bytes" not in growth(found)
+    assert "| api_bytes | not judged: too few jobs of one process, or in all | | |" in table(found)
+
+
+def test_faults_leave_the_service_alone_in_the_last_third() -> None:
+    drawn = [drawn_fault(0, number, share=0.3, jobs=200) for number in range(200)]
+    assert 40 < sum(fault != "none" for fault in drawn) < 80
+    assert {fault.partition(":")[0].partition(",")[0] for fault in drawn[134:]} == {"none", "driver", "process of a trial"}
+    assert any(fault.startswith(("API", "supervisor", "every process")) for fault in drawn[:134])
 
 
 def test_the_table_counts_the_faults_that_happened() -> None:
