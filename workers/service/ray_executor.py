@@ -18,7 +18,7 @@ from workers.service.settings import DriverSettings
 
 _log = logging.getLogger(__name__)
 
-# Of the resource, per driver: a node with one unit runs up to a hundred drivers, which only wait for their trials.
+# Of the resource, per driver: a node with one unit runs up to a hundred drivers, which only wait for their trials, if its memory allows it.
 _RESOURCE_SHARE = 0.01
 # Seconds from SIGTERM to SIGKILL when Ray stops a job: the time for the checkpoints.
 _STOP_SECONDS = 30
