@@ -14,7 +14,6 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autoslim.core.job import PRETRAINED, SCRATCH, ModelSpec
 from autoslim.core.shape import ViTShape
@@ -22,6 +21,7 @@ from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
 from autoslim.models.registry import family_of, read_shape
 from autoslim.models.stem import without_prices
+from autoslim.models.unallocated import Unallocated
 from autoslim.models.weights import is_resampled, load_weights
 from autoslim.models.weights_file import StoredWeights, read_weights
 from autoslim.storage import local_file
@@ -145,28 +145,11 @@ def shape_of_name(name: str) -> ViTShape:
         RequestError: for a name that timm does not have.
         UnsupportedModelError: naming the part that no method can slim.
     """
-    with torch.device("meta"), _Unfilled():
+    with Unallocated():
         module, _, _ = _build_fixed(ModelSpec(name=name, weights="scratch"), None)
     # Counting a stem takes a pass through it, on the CPU.
     with without_prices():
         return read_shape(module)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leaves out what fills tensors with values: without storage they have none, and timm's initialization takes most of the time."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FILLS or getattr(func, "__module__", "") == nn.init.__name__:
-            # torch's initializers hand their tensor on by name.
-            filled = args[0] if args else kwargs["tensor"]
-            if filled.is_meta:
-                return filled
-        return func(*args, **(kwargs or {}))
-
-
-_FILLS = frozenset(
-    getattr(torch.Tensor, name) for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "div_")
-)
 
 
 def _build_fixed(spec: ModelSpec, classes: int | None) -> tuple[nn.Module, ModelSpec, tuple[str, ...]]:
