@@ -23,7 +23,7 @@ class HubFiles:
         self.tokens: set[str | None] = set()
 
     def answer(self, path: str, asked: dict[str, list[str]]) -> tuple[str, Any]:
-        """A code of the hub's errors, empty where there is none, and JSON or bytes."""
+        """A code of the hub's errors, empty where there is none, and JSON or bytes. `asked` are the parameters of the request."""
         if found := re.fullmatch(r"/api/((?:datasets|models)/[^/]+/[^/]+)(?:/revision/[^/]+)?", path):
             files = self.repos.get(found[1])
             return (
@@ -36,7 +36,10 @@ class HubFiles:
             entries = self._entries(repo)
             if what == "paths-info":
                 return "", [entry for name, entry in entries.items() if name in asked["paths"]]
-            listed = [entry for name, entry in entries.items() if not below or name.startswith(f"{below}/")]
+            # Names behind that of the folder; without `recursive` those in the folder itself.
+            found_below = {name: name.removeprefix(f"{below}/") for name in entries if not below or name.startswith(f"{below}/")}
+            deep = asked.get("recursive", [""])[0].lower() == "true"
+            listed = [entries[name] for name, rest in found_below.items() if deep or "/" not in rest]
             return ("", listed) if listed else ("EntryNotFound", {})
         if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             content = self.repos.get(f"{found[1] or 'models/'}{found[2]}", {}).get(found[3])
@@ -61,7 +64,7 @@ def serving_hub_files() -> Iterator[HubFiles]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer({})
+            self._answer(urllib.parse.parse_qs(self.path.partition("?")[2]))
 
         def do_HEAD(self) -> None:
             self._answer({})
