@@ -37,8 +37,7 @@ def _connected(scheme: Scheme, bucket: str, _: int) -> Any:
         case Scheme.S3:
             return _s3(fs, bucket)
         case Scheme.GOOGLE:
-            _check_has(fs, "GcsFileSystem", scheme)
-            return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=_REQUEST_SECONDS))
+            return _google(fs)
         case Scheme.AZURE:
             return _azure(fs)
         case Scheme.HUGGING_FACE:
@@ -65,6 +64,16 @@ def _s3(fs: Any, bucket: str) -> Any:
         request_timeout=_REQUEST_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
     )
+
+
+def _google(fs: Any) -> Any:
+    _check_has(fs, "GcsFileSystem", Scheme.GOOGLE)
+    emulator, options = os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT"), dict[str, Any]()
+    if emulator is not None:
+        # It knows no credentials, and pyarrow would look for some, on the network at last.
+        address = urlsplit(emulator)
+        options = {"anonymous": True, "endpoint_override": address.netloc, "scheme": address.scheme}
+    return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=_REQUEST_SECONDS), **options)
 
 
 def _azure(fs: Any) -> Any:
