@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoslim.core.budget import Budget, format_flops
+from autoslim.core.model_facts import ModelFacts
 from autoslim.core.recipe import title_of
 from autoslim.core.result import ParetoFront, TrialResult
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import Score
 from autoslim.core.selection import best_within, eligible
 from autoslim.errors import BudgetError
-from autoslim.export.artifact import load_config
 from autoslim.report.front_rows import front_rows
 from autoslim.report.text_table import html_table
 from autoslim.storage.output_place import OutputPlace
 from autoslim.store import StoredJob, StoredTrial
-from autoslim.store.export import trials_table
 from autoslim.store.of_folder import store_of
 from workers.search.kept_output import viewed_folder
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from matplotlib.axes import Axes
 
 
@@ -102,19 +102,25 @@ class Front:
         if self.folder is None:
             return None
         for label in self.job.chosen:
-            model = RunFolder(self.folder).model(label)
-            if (model / "config.json").is_file():
-                return load_config(model).images.get("validation")
+            facts = ModelFacts.read(RunFolder(self.folder).model(label))
+            if facts is not None:
+                return facts.images.get("validation")
         return None
+
+    def _table(self) -> pa.Table:
+        # Imported here, because the text on a terminal does without pyarrow.
+        from autoslim.store.export import trials_table
+
+        return trials_table(self.job, self.stored)
 
     def to_rows(self, *, all_trials: bool = False) -> list[dict[str, Any]]:
         """As `to_pandas`, as a dictionary a trial."""
-        rows: list[dict[str, Any]] = trials_table(self.job, self.stored).to_pylist()
+        rows: list[dict[str, Any]] = self._table().to_pylist()
         return rows if all_trials else sorted((row for row in rows if row["pareto"]), key=lambda row: row["flops"])
 
     def to_pandas(self, *, all_trials: bool = False) -> pd.DataFrame:
         """A row a trial, with the columns of `trials.parquet`: those on the front, cheapest first, or all in the order of their numbers."""
-        table = trials_table(self.job, self.stored).to_pandas()
+        table = self._table().to_pandas()
         return table if all_trials else table[table["pareto"]].sort_values("flops", ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:

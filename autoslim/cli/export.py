@@ -10,8 +10,9 @@ from autoslim.cli.evaluate import refuse_other_classes
 from autoslim.cli.table import Cell, columns, paragraph, styled, warning
 from autoslim.core.job import DatasetSpec
 from autoslim.core.score import ACCURACY
+from autoslim.core.speed import Timing
 from autoslim.errors import ExportError
-from autoslim.export.artifact import FormReport, Timing, load_config
+from autoslim.export.artifact import FormReport, load_config
 from autoslim.report.export_forms import Exported, ExportRequest, export_forms
 
 

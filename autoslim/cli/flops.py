@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from autoslim.config.pairs import parse_pairs
@@ -21,16 +20,18 @@ def show_flops(
     from autoslim.cost import count_flops, count_flops_torch, predict
     from autoslim.export.artifact import load, load_config
     from autoslim.models import create_dense
+    from autoslim.storage.model_folder import dense_folder
 
-    config = Path(model) / "config.json"
+    folder = dense_folder(model)
+    config = folder / "config.json"
     if config.is_file() and '"plan"' in config.read_text():
         given = {"--image-size": image_size, "--classes": classes, "--model-args": model_args}
         if names := [name for name, value in given.items() if value is not None]:
             raise RequestError(
                 f"{names[0]}: {model} is a slimmed model, whose cost is fixed; allowed: none of {', '.join(given)}"
             )
-        slim = load_config(model)
-        module, shape, plan = load(model), slim.shape, slim.plan
+        slim = load_config(folder)
+        module, shape, plan = load(folder), slim.shape, slim.plan
     else:
         size = None if image_size is None else _sides(image_size)
         dense = create_dense(ModelSpec(name=model, weights="scratch", args=_parsed(model_args), image_size=size), classes=classes)

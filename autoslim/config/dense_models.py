@@ -34,10 +34,14 @@ def _shortest(value: Entries) -> Entries:
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-def _check_weights(weights: Entries, info: ValidationInfo) -> Entries:
-    models, given = entries_of(info.data.get("model", "")), entries_of(weights)
-    for entry in given:
+def _check_names(names: Entries) -> Entries:
+    for entry in entries_of(names):
         without_credentials(entry)
+    return names
+
+
+def _check_weights(weights: Entries, info: ValidationInfo) -> Entries:
+    models, given = entries_of(info.data.get("model", "")), entries_of(_check_names(weights))
     if len(given) not in (1, len(models)):
         raise ValueError(
             f"has {len(given)} entries for {_count(models)}; allowed: one for all, or one for each model, in the order of the models"
@@ -57,7 +61,7 @@ def _count(models: tuple[str, ...]) -> str:
 _OneOrMore = Annotated[
     Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1, max_length=MOST_MODELS)], AfterValidator(_shortest)
 ]
-Models = _OneOrMore
+Models = Annotated[_OneOrMore, AfterValidator(_check_names)]
 Weights = Annotated[_OneOrMore, AfterValidator(_check_weights)]
 
 

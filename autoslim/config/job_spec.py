@@ -86,7 +86,7 @@ class JobSpec(BaseModel):
         "Version of this format.", Rules(group=Group.JOB, commands=Commands.NONE, resumable=True, decides_plan=False), default=1
     )
     model: Models = setting(
-        "timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it). A search may start from several.",
+        "timm name of a ViT or DeiT, or a folder in timm's hub format (with a / in it, or its URI). A search may start from several.",
         _MODEL(
             job=(dense_models.NAME, dense_models.MORE), example="deit_small_patch16_224", flag_type=list[str], one_a_line=True
         ),
@@ -113,7 +113,7 @@ class JobSpec(BaseModel):
     )
     teacher: PathOrUri | None = setting(
         "Dense model whose soft labels the trials learn from: a timm name, a folder in timm's hub format (with a / in it), or a file with "
-        "weights of the first model, also at a URI.",
+        "weights of the first model; the last two also at a URI.",
         _MODEL(job=(dense_models.TEACHER,), shown_default="the most accurate of the models"),
     )
     data: PathOrUri = setting(
@@ -142,9 +142,9 @@ class JobSpec(BaseModel):
         "Column of the classes.",
         _DATA(job=(JobField("dataset.label_column"),), shown_default="`label`, or the only one that may be it"),
     )
-    token_labels: Text | None = setting(
+    token_labels: PathOrUri | None = setting(
         "Labels of the training images' patches, with which the dense model is trained: a folder in TokenLabeling's layout (with a / in "
-        "it), or a column of Parquet files.",
+        "it, or its URI), or a column of Parquet files.",
         _DATA(job=(JobField("dataset.token_labels"),)),
     )
     train_limit: int | None = setting(

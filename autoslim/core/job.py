@@ -26,9 +26,9 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec(Record):
-    """`name` is a timm model name or a folder in timm's hub format.
+    """`name` is a timm model name, or a folder in timm's hub format: its path, or its URI in an object store.
 
-    `weights` is `pretrained` (timm's hub, or the folder's own), `scratch`, or a safetensors or weights-only file.
+    `weights` is `pretrained` (timm's hub, or the folder's own), `scratch`, or a safetensors or weights-only file, also at a URI.
     `args` are passed to `timm.create_model`; `image_size` of None keeps the model's own.
     """
 
@@ -53,7 +53,7 @@ class DatasetSpec(Record):
     Where it is not `labelled`, images alone are read: neither class folders nor a column of labels count.
     `image_column` and `label_column` are columns of a table, guessed where they are None; `config` is one of a source's configurations.
     `drop_duplicates` leaves images out of train that have a copy in another split, or with another label. `token_labels` is where labels
-    of the training images' patches are: a folder (with a / in it), or a column of the table.
+    of the training images' patches are: a folder (with a / in it), its URI, or a column of the table.
     """
 
     source: str

@@ -73,7 +73,8 @@ def prepare_dataset(
     """
     check_allowed(spec)
     path, open_it = _find(spec, cache_dir, seed, tell)
-    reference = DatasetReference(path=str(path), spec=spec, seed=seed) if is_uri(spec.source) else None
+    # By the name alone: the folder of the cache is this machine's.
+    reference = DatasetReference(path=path.name, spec=spec, seed=seed) if is_uri(spec.source) else None
     with publish_once(path) as folder, contextlib.ExitStack() as stack:
         if folder is None:
             return open_dataset(path, reference)
@@ -98,12 +99,17 @@ def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], N
     if not is_uri(spec.source):
         source = read(spec.source)
         return cache_dir / _key(spec, source.fingerprint(), seed), lambda: source
-    if Wanted.of(spec).token_label_folder is not None:
+    labels = Wanted.of(spec).token_label_folder
+    if labels is not None and not is_uri(labels):
         raise DatasetError(
-            f"token_labels is {spec.token_labels!r}, a folder, but the images are at {spec.source}; allowed: a column of Parquet files"
+            f"token_labels is {spec.token_labels!r}, a folder of this machine, but the images are at {spec.source}, from where each node "
+            "fetches them; allowed: the URI of a folder, or a column of Parquet files"
         )
     listing = look_at(spec.source)
-    path = prepared_folder() / _key(spec, [(spec.source, listing.digest)], seed)
+    content = [(spec.source, listing.digest)]
+    if labels is not None:
+        content.append((labels, look_at(labels).digest))
+    path = prepared_folder() / _key(spec, content, seed)
     return path, lambda: open_remote(spec.source, listing, read, tell=tell)
 
 
@@ -118,13 +124,12 @@ def open_reference(text: str) -> PreparedDataset:
     reference = DatasetReference.from_json(text)
     if reference.spec is None:
         return open_dataset(Mirror.of(reference.output_uri).fetched(reference.path))
-    path = Path(reference.path)
-    own = prepared_folder() / path.name
+    own = prepared_folder() / reference.path
     if own.is_dir():
         # No listing, which may take long: what is in the store by now is not asked for.
         return open_dataset(own, reference)
     dataset = prepare_dataset(reference.spec, own.parent, seed=reference.seed)
-    if dataset.path.name != path.name:
+    if dataset.path != own:
         raise DatasetError(
             f"the files at {reference.spec.source} have changed since the search has prepared them; run it again with --resume, which goes "
             "on with what is there now, or put the former ones back"

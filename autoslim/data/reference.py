@@ -10,9 +10,9 @@ from autoslim.core.record import Record
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetReference(Record):
-    """`path` is the folder of the prepared data set on the node that has written this. Where there is a `spec`, its source is the URI of an
-    object store: a node that has no folder of that name in the user's cache prepares one, with `seed`. The name holds the digest of the
-    source. Where there is an `output_uri`, the set is kept in a search's output there, and `path` is its name in it (`Mirror.name`).
+    """`path` is the folder of the prepared data set, where all nodes see it. Where there is a `spec`, its source is the URI of an object
+    store, and `path` is a name, which holds the digest of the source: a node that has no such folder in the user's cache prepares one, with
+    `seed`. Where there is an `output_uri`, the set is kept in a search's output there, and `path` is its name in it (`Mirror.name`).
     """
 
     path: str

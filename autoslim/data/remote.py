@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from autoslim.core.user_cache import cache_folder
 from autoslim.data.manifest_file import SUFFIXES
 from autoslim.data.table import Source
 from autoslim.errors import DatasetError
-from autoslim.storage import FORMS, Listing, StorageUri, fetch, look
+from autoslim.storage import FORMS, Listing, StorageUri, fetch, is_uri, look
 
 PREPARED = "prepared"
 """In the user's cache: data sets of object stores as `prepare_dataset` writes them, which all searches of a node share."""
@@ -62,3 +63,20 @@ def open_remote(
         return dataclasses.replace(open_local(path), name=source)
     except DatasetError as error:
         raise DatasetError(str(error).replace(path, source), flags=error.flags) from error
+
+
+@contextlib.contextmanager
+def fetched_token_labels(folder: str | None) -> Iterator[Path | None]:
+    """The folder of the labels of patches on this machine, to which those at a URI are fetched; errors in the block name them by the URI.
+
+    Raises:
+        StorageError, UnavailableError, OutputError: as `autoslim.storage.look` and `fetch`.
+    """
+    if folder is None or not is_uri(folder):
+        yield None if folder is None else Path(folder).expanduser()
+        return
+    place = fetch(look(StorageUri.parse(folder)), cache_folder())
+    try:
+        yield place
+    except DatasetError as error:
+        raise DatasetError(str(error).replace(str(place), folder), flags=error.flags) from error

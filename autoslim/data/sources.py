@@ -17,7 +17,7 @@ from PIL import Image
 from autoslim.data import hub, manifest, parquet, saved_arrow, tars
 from autoslim.data.folder import read_image_folder
 from autoslim.data.manifest_file import SUFFIXES
-from autoslim.data.remote import look_at, open_remote
+from autoslim.data.remote import fetched_token_labels, look_at, open_remote
 from autoslim.data.shards import find_shards
 from autoslim.data.splits import split_off_count
 from autoslim.data.table import Indices, Labels, Row, Source, Table, without_labels
@@ -189,7 +189,8 @@ def _image_folder(root: Path, wanted: Wanted) -> Source:
             f"token_labels is {wanted.token_labels!r}, a column, but {root} is a folder of images; allowed: a folder (with a / in its "
             "name) that has <class>/<image>.pt for each of them"
         )
-    return read_image_folder(root, labelled=wanted.labelled, token_labels=wanted.token_label_folder)
+    with fetched_token_labels(wanted.token_label_folder) as labels:
+        return read_image_folder(root, labelled=wanted.labelled, token_labels=labels)
 
 
 def count_images(source: str, *, most: int, wanted: Wanted | None = None) -> int:

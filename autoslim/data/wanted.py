@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Self
 
 from autoslim.core.job import DatasetSpec
@@ -28,9 +27,9 @@ class Wanted:
         return None if self.token_labels is None or "/" in self.token_labels else self.token_labels
 
     @property
-    def token_label_folder(self) -> Path | None:
-        """The folder of the labels of patches, where they are in one."""
-        return Path(self.token_labels).expanduser() if self.token_labels is not None and "/" in self.token_labels else None
+    def token_label_folder(self) -> str | None:
+        """The folder of the labels of patches, or its URI, where they are in one."""
+        return self.token_labels if self.token_labels is not None and "/" in self.token_labels else None
 
     @classmethod
     def of(cls, spec: DatasetSpec) -> Self:

@@ -17,14 +17,15 @@ from torch import nn
 
 from autoslim.core.job import PRETRAINED, SCRATCH, ModelSpec
 from autoslim.core.shape import ViTShape
-from autoslim.errors import RequestError, UnsupportedModelError, WeightsError
+from autoslim.errors import AutoslimError, RequestError, UnsupportedModelError, WeightsError
 from autoslim.models.architecture import Architecture, Preprocessing
 from autoslim.models.registry import family_of, read_shape
 from autoslim.models.stem import without_prices
 from autoslim.models.unallocated import Unallocated
 from autoslim.models.weights import is_resampled, load_weights
 from autoslim.models.weights_file import StoredWeights, read_weights
-from autoslim.storage import local_file
+from autoslim.storage import is_uri, local_file
+from autoslim.storage.model_folder import dense_folder
 
 _HUB_DEADLINE = 8.0
 """Seconds to wait for the hub's first answer; without a network, its own client retries for most of a minute."""
@@ -96,8 +97,20 @@ def create_dense(spec: ModelSpec, *, classes: int | None = None) -> DenseModel:
         RequestError: for a name, a size or an argument that timm does not have.
         UnsupportedModelError: naming the part that cannot be slimmed.
         WeightsError: when the weights are unavailable, after ten seconds at most; random weights never replace them.
-        StorageError, UnavailableError, OutputError: when weights at a URI cannot be fetched.
+        StorageError, UnavailableError, OutputError: when a folder or weights at a URI cannot be fetched.
     """
+    if not is_uri(spec.name):
+        return _create(spec, classes)
+    folder = dense_folder(spec.name)
+    try:
+        return _create(spec.replace(name=str(folder)), classes)
+    except AutoslimError as error:
+        # The copy in the cache means nothing to a user.
+        error.args = (str(error).replace(str(folder), spec.name),)
+        raise
+
+
+def _create(spec: ModelSpec, classes: int | None) -> DenseModel:
     module, spec, switched_off = _build_fixed(spec, classes)
     shape = read_shape(module)
     labels = _labels(spec, module)

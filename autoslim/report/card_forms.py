@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from autoslim.core.score import ACCURACY
-from autoslim.export.artifact import FormReport, SlimConfig, SpeedReport
+from autoslim.core.speed import SpeedReport
+from autoslim.export.artifact import FormReport, SlimConfig
 
 _FORMS = {
     "onnx": "ONNX, any batch; `images` (B, 3, height, width) in, {outputs} out",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autoslim.export.artifact import SlimConfig, SpeedReport
+from autoslim.core.speed import SpeedReport
+from autoslim.export.artifact import SlimConfig
 
 
 def speed_section(config: SlimConfig) -> str:

@@ -11,10 +11,11 @@ from torch import Tensor
 from autoslim.core.files import disk_full_error, is_disk_full
 from autoslim.core.forms import FORM_NAMES, MAX_FORM_DROP
 from autoslim.core.record import Record
+from autoslim.core.speed import SpeedReport
 from autoslim.data import PreparedDataset
 from autoslim.errors import OutputError, RequestError
 from autoslim.export import export_folder, require_runtimes, write_checksums
-from autoslim.export.artifact import FormReport, SlimConfig, SpeedReport, load_config, write_config
+from autoslim.export.artifact import FormReport, SlimConfig, load_config, write_config
 from autoslim.export.folder import LOAD_SCRIPT, remove
 from autoslim.export.onnx_form import FILE as ONNX
 from autoslim.report.card_forms import replace_forms_section

@@ -13,10 +13,11 @@ from torch import Tensor
 from autoslim.core.constraints import CostLimits
 from autoslim.core.forms import DEFAULT_FORMS, MAX_FORM_DROP
 from autoslim.core.made_from import MadeFrom
+from autoslim.core.speed import SpeedReport
 from autoslim.data import PreparedDataset, sample_split
 from autoslim.errors import JobError, UnsupportedModelError
 from autoslim.export import export_folder, write_checksums
-from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, SpeedReport, load_config, write_config
+from autoslim.export.artifact import FormReport, LatencyReport, SlimConfig, load_config, write_config
 from autoslim.export.calibration_images import draw_calibration
 from autoslim.export.folder import ROUNDED, FormTest, FormWriter, all_forms
 from autoslim.export.profiling import hardware, measure_in_subprocess

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoslim.core.budget import format_flops
+from autoslim.core.model_facts import ModelFacts
 from autoslim.core.recipe import title_of
 from autoslim.core.result import TrialResult
 from autoslim.core.run_folder import RunFolder
-from autoslim.export.artifact import load_config
 from autoslim.store import StoredJob
 
 _HEADS = ("trial", "method", "FLOPs", "of dense", "params")
@@ -55,11 +55,10 @@ def _speeds(job: StoredJob, folder: RunFolder) -> dict[int, str]:
     """Of delivered models that were timed, by their trials: on one image in the fastest way, and as the fastest file."""
     found: dict[int, str] = {}
     for label, number in job.chosen.items():
-        model = folder.model(label)
-        if number in found or not (model / "config.json").is_file():
+        facts = None if number in found else ModelFacts.read(folder.model(label))
+        if facts is None:
             continue
-        config = load_config(model)
-        fastest = [report.fastest for report in (config.speed, config.form_speed) if report is not None]
+        fastest = [report.fastest for report in (facts.speed, facts.form_speed) if report is not None]
         text = ", ".join(
             f"{timing.speedup:.2f} ({timing.mode}{'' if timing.is_reliable else ', unreliable'})" for timing in fastest if timing
         )

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from autoslim.core.model_facts import ModelFacts
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.errors import AutoslimError
-from autoslim.export.artifact import SpeedReport, Timing, load_config
 from autoslim.report.text_table import Column, draw_text_table, numbers
 
 _COLUMNS = (
@@ -23,12 +24,13 @@ def selected_speeds(output: str, labels: Iterable[str]) -> dict[str, SpeedReport
     speeds = {}
     for label in labels:
         try:
-            speed = load_config(RunFolder(Path(output)).model(label)).speed
+            facts = ModelFacts.read(RunFolder(Path(output)).model(label))
         except AutoslimError:
-            # The page is also made for searches whose folder was moved or emptied.
+            # The page is also made for searches whose models another version has written.
             continue
-        if speed is not None and speed.timings:
-            speeds[label] = speed
+        # Nor does every folder have its models still: one may have been moved or emptied.
+        if facts is not None and facts.speed is not None and facts.speed.timings:
+            speeds[label] = facts.speed
     return speeds
 
 

@@ -12,6 +12,7 @@ from autoslim.errors import DatasetError, RequestError, WeightsError
 from autoslim.export.artifact import SlimConfig, load_config
 from autoslim.models import create_dense
 from autoslim.models.weights import file_digest
+from autoslim.storage.model_folder import dense_folder
 from autoslim.training.base_model import BaseRequest, weights_digest
 
 _WEIGHTS = "model.safetensors"
@@ -96,11 +97,11 @@ class Remaking:
 
 def _with_model(made_from: MadeFrom, model: str) -> MadeFrom:
     """Of the adapted model itself nothing is trained again; any other takes the place of the one that was adapted."""
-    weights = Path(model) / _WEIGHTS
+    local = dense_folder(model)
+    weights = local / _WEIGHTS
     given = ModelSpec(name=model)
     if weights.is_file() and file_digest(weights) == made_from.digests["dense"]:
         return made_from.replace(model=given, adapt=None)
-    folder = Path(model).is_dir()
     return made_from.replace(
-        model=made_from.model.replace(name=model, args={} if folder else made_from.model.args, weights="pretrained")
+        model=made_from.model.replace(name=model, args={} if local.is_dir() else made_from.model.args, weights="pretrained")
     )

@@ -16,6 +16,7 @@ SECRETS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "AZURE_CLIENT_SECRET",
     "AZURE_STORAGE_ACCOUNT_KEY",
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
@@ -36,7 +37,7 @@ _CREDENTIALS = {
 _ENDPOINTS = {
     Scheme.S3: "AWS_ENDPOINT_URL",
     Scheme.GOOGLE: "CLOUD_STORAGE_EMULATOR_ENDPOINT",
-    Scheme.AZURE: "AZURE_STORAGE_ACCOUNT_NAME",
+    Scheme.AZURE: "AZURE_STORAGE_ACCOUNT_NAME, or AZURE_STORAGE_SERVICE_ENDPOINT",
     Scheme.HUGGING_FACE: "HF_ENDPOINT",
 }
 
@@ -93,7 +94,7 @@ def _explain(uri: StorageUri, doing: str, error: Exception) -> AutoslimError:
 def without_secrets(text: str) -> str:
     """`text` with the values of the environment's credentials, and passwords in URLs, shown as `***`."""
     for name in SECRETS:
-        value = os.environ.get(name)
-        if value:
+        # A SAS token may begin with the question mark that joins it to a URL.
+        if value := os.environ.get(name, "").lstrip("?"):
             text = text.replace(value, "***")
     return hide_password(text)

@@ -37,8 +37,7 @@ def _connected(scheme: Scheme, bucket: str, _: int) -> Any:
         case Scheme.S3:
             return _s3(fs, bucket)
         case Scheme.GOOGLE:
-            _check_has(fs, "GcsFileSystem", scheme)
-            return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=_REQUEST_SECONDS))
+            return _google(fs)
         case Scheme.AZURE:
             return _azure(fs)
         case Scheme.HUGGING_FACE:
@@ -67,17 +66,45 @@ def _s3(fs: Any, bucket: str) -> Any:
     )
 
 
+def _google(fs: Any) -> Any:
+    _check_has(fs, "GcsFileSystem", Scheme.GOOGLE)
+    emulator, options = os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT"), dict[str, Any]()
+    if emulator is not None:
+        # It knows no credentials, and pyarrow would look for some, on the network at last.
+        address = urlsplit(emulator)
+        options = {"anonymous": True, "endpoint_override": address.netloc, "scheme": address.scheme}
+    return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=_REQUEST_SECONDS), **options)
+
+
 def _azure(fs: Any) -> Any:
     _check_has(fs, "AzureFileSystem", Scheme.AZURE)
     account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME") or os.environ.get("AZURE_STORAGE_ACCOUNT")
     if not account:
         raise StorageError("an az:// URI is read with the account that AZURE_STORAGE_ACCOUNT_NAME names; set this variable")
+    endpoint = os.environ.get("AZURE_STORAGE_SERVICE_ENDPOINT")
     # Without a key or a token, Azure's own chain of credentials: a managed identity, or `az login`.
     return fs.AzureFileSystem(
         account,
+        **({} if endpoint is None else _azure_addresses(endpoint, account)),
         account_key=os.environ.get("AZURE_STORAGE_ACCOUNT_KEY") or os.environ.get("AZURE_STORAGE_KEY"),
         sas_token=os.environ.get("AZURE_STORAGE_SAS_TOKEN"),
     )
+
+
+def _azure_addresses(endpoint: str, account: str) -> dict[str, str]:
+    """Of another cloud than the public one, or of a server that speaks Azure's protocol, as `az storage` takes its address:
+    `https://ACCOUNT.blob.core.chinacloudapi.cn`, or with the account behind the host."""
+    address = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+    # To pyarrow, what begins with a dot has the account in front of it, and another host the account behind it.
+    blobs = address.netloc.removeprefix(account) if address.netloc.startswith(f"{account}.") else address.netloc
+    # The second protocol, for accounts with a hierarchy of folders.
+    files = blobs.replace(".blob.", ".dfs.")
+    return {
+        "blob_storage_authority": blobs,
+        "dfs_storage_authority": files,
+        "blob_storage_scheme": address.scheme,
+        "dfs_storage_scheme": address.scheme,
+    }
 
 
 def _check_has(fs: Any, name: str, scheme: Scheme) -> None:

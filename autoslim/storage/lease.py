@@ -2,8 +2,9 @@
 
 A store has no locks. A process that wants the lease writes a claim, an object of its own, and then lists all claims. Where it finds
 another one that is alive, it takes its own back. So two never have the lease: the later one of two finds the claim of the earlier one. Two
-that begin in the same moment may both draw back, and try again. The owner writes its claim again every few seconds. The times of two claims
-are compared as the store gives them, so that the clocks of the machines do not matter.
+that begin in the same moment may both draw back, and try again. The owner writes its claim again every few seconds; one that could not for
+long looks for other claims, as whoever wants the lease does, before it counts as the owner again. The times of two claims are compared as
+the store gives them, so that the clocks of the machines do not matter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import datetime
 import logging
 import os
+import random
 import threading
 import time
 import uuid
@@ -39,6 +41,8 @@ class StorageLease:
         self._name = uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        # When the request began that has written the claim last; monotonic seconds.
+        self._written = 0.0
 
     def acquire(self) -> bool:
         """Whether this process has the lease now, until `release`.
@@ -71,12 +75,15 @@ class StorageLease:
             elif any(name in seen and seen[name] != text for name, text in owners.items()):
                 raise OutputError(busy)
             seen = owners
-            time.sleep(self._heartbeat / 2)
+            # Two that have drawn back at once should not try at once again.
+            time.sleep(self._heartbeat * random.SystemRandom().uniform(0.3, 0.7))
 
     def check(self) -> None:
         """Raises OutputError where another process has taken the lease over, because this one could not be heard of for long."""
-        if read_object(self._own) is None:
-            raise OutputError(f"another process has taken over {self._folder}, because this one was not heard of for long")
+        if read_object(self._own) is None or not self._holds_after_silence():
+            raise OutputError(
+                f"another process has taken over {self._folder}, because this one was not heard of for {self._dead_after:.0f} s"
+            )
 
     def release(self) -> None:
         """Raises StorageError, UnavailableError where the claim cannot be deleted; it is dead when it is old."""
@@ -91,7 +98,20 @@ class StorageLease:
         return self._folder / self._name
 
     def _claim(self, count: int) -> None:
+        began = time.monotonic()
         write_object(self._own, f"{pid_namespace() or 'unknown'} {os.getpid()} {count}")
+        self._written = began
+
+    def _holds_after_silence(self) -> bool:
+        """Whether nobody has taken the lease of an owner that could not write its claim for as long as it takes to count as dead."""
+        if time.monotonic() - self._written <= self._dead_after:
+            return True
+        # Another process may find the old claim at this moment, and delete it: this is written first, as by one that wants the lease.
+        self._claim(0)
+        if not self._others():
+            return True
+        delete_object(self._own)
+        return False
 
     def _keep_alive(self) -> None:
         count = 0
@@ -100,7 +120,7 @@ class StorageLease:
             # A heartbeat that the store refuses is one missed; after six of them another process rightly takes over.
             with contextlib.suppress(StorageError, UnavailableError):
                 # A claim that is gone was found dead, and is not made again.
-                if read_object(self._own) is None:
+                if read_object(self._own) is None or not self._holds_after_silence():
                     _log.warning("another process has taken over %s", self._folder)
                     return
                 self._claim(count)

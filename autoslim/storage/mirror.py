@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from autoslim.core.files import previous_folder
 from autoslim.core.user_cache import cache_folder
 from autoslim.errors import StorageError
 from autoslim.storage.archive import pack_folder, unpack_folder
@@ -105,8 +106,12 @@ class Mirror:
 
     def refresh(self, folder: Path) -> None:
         """Makes the folder as the store has it, whatever is here: another machine may have replaced it, or deleted it."""
-        if self.uri is not None and not unpack_folder(self._archive(folder), folder):
+        if self.uri is None:
+            return
+        if not unpack_folder(self._archive(folder), folder):
             shutil.rmtree(folder, ignore_errors=True)
+        # Of a process that was killed while it replaced the folder.
+        shutil.rmtree(previous_folder(folder), ignore_errors=True)
 
     def delete(self, folder: Path) -> None:
         """Deletes the folder here and in the store, with everything in it."""

@@ -1,4 +1,4 @@
-"""`model_folder`: a model's folder for a command, wherever it lies."""
+"""`model_folder` and `dense_folder`: a model's folder on this machine, wherever it lies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from autoslim.core.user_cache import cache_folder
 from autoslim.errors import StorageError
 from autoslim.storage.download import fetch
-from autoslim.storage.listing import look, stat
+from autoslim.storage.listing import Listing, look, stat
 from autoslim.storage.objects import objects_below
 from autoslim.storage.upload import upload_file
 from autoslim.storage.uri import StorageUri, is_uri
 
 _CONFIG = "config.json"
+_DENSE_FILES = (_CONFIG, "model.safetensors")
 
 
 @contextlib.contextmanager
@@ -33,7 +34,9 @@ def model_folder(text: str, *, writes: bool = False) -> Iterator[Path]:
         yield Path(text)
         return
     uri = StorageUri.parse(text)
-    _check_is_model(uri)
+    # Before everything at the URI is fetched, which may be a whole search.
+    if stat(uri / _CONFIG) is None:
+        raise _no_model(uri)
     fetched = fetch(look(uri), cache_folder())
     if not writes:
         yield fetched
@@ -49,14 +52,30 @@ def model_folder(text: str, *, writes: bool = False) -> Iterator[Path]:
             upload_file(copy / name, uri / name)
 
 
-def _check_is_model(uri: StorageUri) -> None:
-    """Before everything at the URI is fetched, which may be a whole search."""
-    if stat(uri / _CONFIG) is None:
-        names = {
-            info.path.removeprefix(f"{uri.path}/models/").split("/")[0] for info in objects_below(uri / "models", recursive=True)
-        }
-        models = ", ".join(f"{uri}/models/{name}" for name in sorted(names))
-        raise StorageError(f"{uri} holds no model: it has no {_CONFIG}{f'; allowed: {models}' if models else ''}")
+def dense_folder(text: str) -> Path:
+    """The folder of a dense model in timm's hub format: a path as it is, and of a URI a copy of its configuration and weights in the user's
+    cache, which are fetched where they are not there yet.
+
+    Raises:
+        StorageError: where no model is at the URI.
+        StorageError, UnavailableError, OutputError: as `fetch`.
+    """
+    if not is_uri(text):
+        return Path(text)
+    uri = StorageUri.parse(text)
+    files = tuple(file for name in _DENSE_FILES if (file := stat(uri / name)) is not None)
+    if all(file.name != _CONFIG for file in files):
+        raise _no_model(uri)
+    return fetch(Listing(uri, files, is_folder=True), cache_folder())
+
+
+def _no_model(uri: StorageUri) -> StorageError:
+    """It names the models of a search at the URI, if there is one."""
+    names = {
+        info.path.removeprefix(f"{uri.path}/models/").split("/")[0] for info in objects_below(uri / "models", recursive=True)
+    }
+    models = ", ".join(f"{uri}/models/{name}" for name in sorted(names))
+    return StorageError(f"{uri} holds no model: it has no {_CONFIG}{f'; allowed: {models}' if models else ''}")
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int, int]]:

@@ -14,8 +14,9 @@ from autoslim.storage.uri import Scheme, StorageUri
 
 @contextlib.contextmanager
 def replacing_object(uri: StorageUri) -> Iterator[IO[bytes]]:
-    """A stream to write to; its content is at `uri` when the block ends, in the place of what was there. After an error nothing of it is
-    there.
+    """A stream to write to; its content is at `uri` when the block ends, in the place of what was there.
+
+    Where the store refuses it or does not answer, what was there stays; after another error of the block nothing is there.
 
     Raises:
         StorageError, UnavailableError: where it cannot be written.
@@ -26,18 +27,27 @@ def replacing_object(uri: StorageUri) -> Iterator[IO[bytes]]:
         folder, _, name = place.rpartition("/")
         system.create_dir(folder or "/", recursive=True)
         place = f"{folder}/.{name}.{uuid.uuid4().hex}.partial"
-    # Outside: where it cannot even be opened, what is there stays.
-    opened = system.open_output_stream(place)
+    stream = system.open_output_stream(place)
     try:
-        with opened as stream:
-            yield stream
+        yield stream
     except BaseException:
-        # pyarrow closes the stream in any case, and with that an object is complete to the store, however little of it was written.
-        with contextlib.suppress(OSError):
-            system.delete_file(place)
+        # An upload cannot be given up: a stream that the store lets close makes an object of what was written to it.
+        if _closes(stream) or place != uri.path:
+            with contextlib.suppress(OSError):
+                system.delete_file(place)
         raise
+    # An upload that fails here has made no object.
+    stream.close()
     if place != uri.path:
         system.move(place, uri.path)
+
+
+def _closes(stream: Any) -> bool:
+    try:
+        stream.close()
+    except OSError:
+        return False
+    return True
 
 
 def write_object(uri: StorageUri, content: str | bytes) -> None:

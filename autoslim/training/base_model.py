@@ -27,6 +27,7 @@ from autoslim.models import DenseModel, create_dense, write_folder
 from autoslim.models.weights import file_digest
 from autoslim.storage import is_uri, local_file
 from autoslim.storage.mirror import NO_MIRROR, Mirror
+from autoslim.storage.model_folder import dense_folder
 from autoslim.training.best_state import COMPANION
 from autoslim.training.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from autoslim.training.context import make_loader
@@ -58,9 +59,9 @@ class BaseRequest(Record):
 
 
 def weights_digest(model: ModelSpec) -> str:
-    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm. A file at a
+    """Digest of the weights' file, so that other weights in the same place make another model; empty for weights from timm. What is at a
     URI is fetched."""
-    files = (local_file(model.weights), Path(model.name) / "model.safetensors")
+    files = (local_file(model.weights), dense_folder(model.name) / "model.safetensors")
     return "".join(file_digest(file) for file in files if file.is_file())
 
 
@@ -91,11 +92,10 @@ def _prepare(
 ) -> Generator[EpochReport]:
     began = time.monotonic()
     device = pick_device() if device is None else device
-    if is_uri(request.model.weights) and weights_digest(request.model) != request.weights_digest:
+    for place in filter(is_uri, (request.model.weights, request.model.name)):
         # Another node fetches them later than the driver did.
-        raise WeightsError(
-            f"the weights at {request.model.weights} have changed since the request was made; run the same command again"
-        )
+        if weights_digest(request.model) != request.weights_digest:
+            raise WeightsError(f"the weights at {place} have changed since the request was made; run the same command again")
     dense = create_dense(request.model, classes=len(dataset.classes))
     dense.module.to(device)
     splits = dataset.splits(dense.shape.image_size, dense.preprocessing.crop_pct)

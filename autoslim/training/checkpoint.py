@@ -1,6 +1,7 @@
 """A trial's state on disk, from which it resumes after a crash: safetensors and JSON, never a pickle.
 
-Where machines share no file system it is in the store, too (`Mirror`), before anybody is told of it.
+Where machines share no file system it is in the store instead (`Mirror`), before anybody is told of it. Nothing of it is left on the node:
+who deletes the checkpoint of a trial that was stopped is another machine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], metadata: dict[str
     with publish_folder(folder) as partial:
         write_tensors(partial / "state.safetensors", copies)
         (partial / _METADATA).write_text(json.dumps(metadata))
-    mirror.keep(folder)
+    mirror.offload(folder)
 
 
 def load_checkpoint(folder: Path, *, mirror: Mirror = NO_MIRROR) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from autoslim.core.accuracy_drop import AccuracyDrop
 from autoslim.core.interval import Interval, paired_difference, wilson
 from autoslim.core.record import OPTIONAL, Record
+from autoslim.core.speed import RELIABLE_WITHIN
 from autoslim.data import PreparedDataset
 from autoslim.errors import RequestError
-from autoslim.export.artifact import RELIABLE_WITHIN
 from autoslim.training.evaluate import answers
 from autoslim.training.holdout import OpenedFolder, images_for, loader_for, open_folder
 

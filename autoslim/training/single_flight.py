@@ -30,6 +30,8 @@ DEAD_AFTER_SECONDS = 60.0
 one. A dead process on the waiter's own machine is noticed at once."""
 
 _POLL_SECONDS = 0.5
+_MOST_POLL_SECONDS = 4.0
+"""Between two tries at a store, each of which is four requests: another node may take hours."""
 
 COST = "cost.json"
 """In a result's folder: what computing it has cost."""
@@ -65,11 +67,12 @@ def single_flight(
 
 def _on_one_node(folder: Path, work: Callable[[], Reports[None]], mirror: Mirror) -> Reports[None]:
     """Brings `folder` from the store; where it has none, this node or another one runs `work`."""
-    lease = mirror.lease(folder.name)
+    lease, pause = mirror.lease(folder.name), _POLL_SECONDS
     while not mirror.fetch(folder):
         if not lease.acquire():
             # Two nodes that have drawn back at once should not try at once again.
-            time.sleep(random.SystemRandom().uniform(1, 2) * _POLL_SECONDS)
+            time.sleep(random.SystemRandom().uniform(1, 2) * pause)
+            pause = min(2 * pause, _MOST_POLL_SECONDS)
             continue
         try:
             # Another node may have finished between the look and the lease.

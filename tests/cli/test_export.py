@@ -12,7 +12,8 @@ from helpers.tiny import CLASSES, config_of, make_dense, slim
 from PIL import Image
 
 from autoslim.cli.export import render
-from autoslim.export.artifact import FormReport, SpeedReport, Timing, load_config, save
+from autoslim.core.speed import SpeedReport, Timing
+from autoslim.export.artifact import FormReport, load_config, save
 from autoslim.report.export_forms import Exported
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

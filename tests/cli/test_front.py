@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from helpers.sample_search import fill, make_job, make_results
@@ -13,10 +15,13 @@ from helpers.tiny import config_of, make_dense, slim
 
 from autoslim.core.result import ParetoFront
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.speed import SpeedReport
 from autoslim.core.urls import default_url
-from autoslim.export.artifact import SpeedReport, write_config
+from autoslim.export.artifact import write_config
 from autoslim.methods import METHODS
 from autoslim.store import Store
+
+SPEED = SpeedReport(hardware="a processor", threads=1, timings=(TIMING,))
 
 
 @pytest.fixture
@@ -60,9 +65,7 @@ def test_programs_get_every_column(autoslim, searched, form):
 
 def test_a_delivered_model_says_how_fast_it_and_its_files_are(autoslim, searched, tmp_path):
     output, dense = RunFolder(tmp_path / "run"), make_dense()
-    speed = SpeedReport(
-        hardware="a processor", threads=1, timings=(TIMING, TIMING.replace(mode="onnxruntime", slimmed_ms=2.0, speedup=4.0))
-    )
+    speed = SPEED.replace(timings=(TIMING, TIMING.replace(mode="onnxruntime", slimmed_ms=2.0, speedup=4.0)))
     files = speed.replace(timings=(TIMING.replace(mode="onnx-int8", speedup=3.0), TIMING.replace(batch=64, slimmed_ms=0.1)))
     output.model("50%").mkdir(parents=True)
     write_config(output.model("50%"), config_of("merge", dense, slim("merge", dense)).replace(speed=speed, form_speed=files))
@@ -74,6 +77,36 @@ def test_a_delivered_model_says_how_fast_it_and_its_files_are(autoslim, searched
     assert head.endswith("times as fast")
     assert cheapest.split()[-5:] == ["50%", "4.00", "(onnxruntime),", "3.00", "(onnx-int8)"]
     assert "onnx" not in "".join(others)
+
+
+_WITHOUT = """
+import sys
+for name in ("torch", "timm", "ray", "mlflow", "optuna", "pandas", "pyarrow"):
+    sys.modules[name] = None
+from autoslim.cli import main
+main()
+"""
+
+
+def test_it_is_shown_without_the_packages_that_take_seconds_to_import(searched, tmp_path):
+    model, dense = RunFolder(tmp_path / "run").model("50%"), make_dense()
+    model.mkdir(parents=True)
+    write_config(model, config_of("merge", dense, slim("merge", dense)).replace(speed=SPEED))
+    with Store(default_url(str(tmp_path / "run"))) as store:
+        store.set_chosen(RunFolder(tmp_path / "run").read_job().id, {"50%": searched[0]})
+    shown = subprocess.run([sys.executable, "-c", _WITHOUT, "front", "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[2].split()[-2:] == ["2.00", "(eager)"]
+
+
+def test_a_configuration_that_is_no_json_is_named(autoslim, searched, tmp_path):
+    model = RunFolder(tmp_path / "run").model("50%")
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{")
+    with Store(default_url(str(tmp_path / "run"))) as store:
+        store.set_chosen(RunFolder(tmp_path / "run").read_job().id, {"50%": searched[0]})
+    code, _, err = autoslim("front", "run")
+    assert (code, "50%/config.json is not valid JSON" in err) == (2, True)
 
 
 def test_what_is_no_search_is_refused(autoslim, searched, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from autoslim.cli.summary import render
 from autoslim.core.interval import wilson
-from autoslim.export.artifact import SpeedReport, Timing
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.search import AgainstControl, Explanation, WithinNoise
 from workers.progress.cost import SearchCost
 from workers.search.finalize import SelectedModel

@@ -100,6 +100,7 @@ def test_two_weights_for_one_model_are_refused() -> None:
 TEACHERS = {
     "another timm name": ("vit_base_patch16_224", ModelSpec(name="vit_base_patch16_224")),
     "a folder": ("./teachers/vit", ModelSpec(name="./teachers/vit")),
+    "a folder at a URI": ("s3://b/teachers/vit", ModelSpec(name="s3://b/teachers/vit")),
     "one of the models": ("deit_tiny_patch16_224", ModelSpec(name="deit_tiny_patch16_224", weights="scratch")),
     "weights at a URI": ("s3://b/w.pth", ModelSpec(name="vit_tiny_patch16_224", weights="s3://b/w.pth")),
     "weights of the first model": ("/w/best.pth", ModelSpec(name="vit_tiny_patch16_224", weights="/w/best.pth")),
@@ -136,9 +137,16 @@ def test_slim_takes_one_model() -> None:
     assert seen == [False, False]
 
 
-@pytest.mark.parametrize("field", ["data", "probe", "weights", "teacher"])
+@pytest.mark.parametrize("field", ["data", "probe", "model", "weights", "teacher", "token_labels"])
 def test_credentials_in_a_uri_are_refused_and_not_repeated(field: str) -> None:
     features = {"objective": "features"} if field == "probe" else {}
     with pytest.raises(SpecError, match=f"{field} is no URI that is allowed: a s3:// URI has no plain name") as found:
         read_mapping(ONE | features | {field: "s3://key:canary@bucket/a.pth"})
     assert "canary" not in str(found.value)
+
+
+def test_models_at_uris_are_starts_of_their_folders_names() -> None:
+    models = ["s3://b/vit", "gs://c/deeper/deit", "hf://timm/deit"]
+    job = job_of({"data": "digits", "flops": "50%", "model": models})
+    assert {label: spec.name for label, spec in job.starts.items()} == dict(zip(("vit", "deit", "deit@2"), models, strict=True))
+    assert JobSpec.of_job(job).model == tuple(models)

@@ -69,7 +69,7 @@ def test_it_is_fetched_and_prepared_once_for_each_content(
 def test_another_node_prepares_the_same_from_its_uri_alone(write_images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_images({"cat": 10, "dog": 10})
     here = prepared(root.as_uri(), tmp_path)
-    assert str(tmp_path / "not-used") not in here.reference
+    assert str(tmp_path / "node") not in here.reference
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "other-node"))
     there = open_reference(here.reference)
     assert (there.digest, there.path.name) == (here.digest, here.path.name)
@@ -107,7 +107,11 @@ def test_errors_name_the_uri(write_images, tmp_path: Path) -> None:
     [
         ("all.csv", {}, "is a manifest, whose images are fetched with its folder"),
         ("train-{000..009}.tar", {}, "means no file that is there"),
-        ("", {"token_labels": "./labels"}, r"token_labels is './labels', a folder, but the images are at file://"),
+        (
+            "",
+            {"token_labels": "./labels"},
+            r"token_labels is './labels', a folder of this machine, but the images are at file://",
+        ),
     ],
 )
 def test_what_cannot_be_fetched_is_refused(name: str, choices: dict[str, str], said: str, write_images, tmp_path: Path) -> None:

@@ -204,6 +204,24 @@ def test_a_folder_in_the_papers_layout_is_kept_image_by_image(picture: Callable[
     assert plain.digest != dataset.digest
 
 
+@pytest.mark.parametrize("images", ["here", "at a URI"])
+def test_a_folder_at_a_uri_is_the_folder_that_it_is_locally(
+    images: str, picture: Callable[[int], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "node"))
+    write_classes(tmp_path / "images", picture)
+    write_folder(tmp_path / "labels", range(16))
+    local, labels = prepared(tmp_path / "images", str(tmp_path / "labels"), tmp_path), (tmp_path / "labels").as_uri()
+    source = (tmp_path / "images") if images == "here" else (tmp_path / "images").as_uri()
+    remote = prepare_dataset(DatasetSpec(source=str(source), token_labels=labels), tmp_path / "cache", seed=0)
+    assert remote.digest == local.digest
+    # Other labels are another data set.
+    (tmp_path / "labels" / "a" / "0.pt").unlink()
+    with pytest.raises(DatasetError, match=f"token_labels is '{labels}', which has no a/0 ") as found:
+        prepare_dataset(DatasetSpec(source=str(source), token_labels=labels), tmp_path / "cache", seed=0)
+    assert str(tmp_path / "node") not in str(found.value)
+
+
 def test_an_image_without_labels_is_named(picture: Callable[[int], bytes], tmp_path: Path):
     write_classes(tmp_path / "images", picture)
     write_folder(tmp_path / "labels", range(8))

@@ -14,9 +14,10 @@ from PIL import Image
 from autoslim.core.job import DatasetSpec, Resources, SearchJob
 from autoslim.core.result import SharedCost
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.core.urls import default_url
 from autoslim.data import PreparedDataset, prepare_dataset, sample_split
-from autoslim.export.artifact import FormReport, SpeedReport, Timing, save
+from autoslim.export.artifact import FormReport, save
 from autoslim.report.answers import write_answers
 from autoslim.report.picture import write_pictures
 from autoslim.report.search_report.environment import write_environment

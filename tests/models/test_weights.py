@@ -270,3 +270,31 @@ def test_weights_at_a_uri_are_those_of_the_file(state: State, tmp_path: Path, mo
     found = create_dense(make_spec("deit").replace(weights=path.as_uri()), classes=10)
     assert torch.equal(found.module.state_dict()["head.weight"], state["head.weight"])
     assert [file.read_bytes() for file in (tmp_path / "cache").rglob("w.safetensors")] == [path.read_bytes()]
+
+
+def test_a_folder_at_a_uri_is_the_model_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
+    dense = make_dense("deit")
+    write_folder(tmp_path / "m", dense.module, dense.architecture, preprocessing=dense.preprocessing, classes=CLASSES)
+    (tmp_path / "m" / "optimizer.bin").write_bytes(b"not the model's")
+    spec = ModelSpec(name=(tmp_path / "m").as_uri())
+    found = create_dense(spec)
+    assert torch.equal(logits(found.module, images()), logits(dense.module, images()))
+    assert (found.labels, found.architecture) == (CLASSES, dense.architecture)
+    assert not list((tmp_path / "cache").rglob("optimizer.bin"))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("{", r"file:///\S*/m/config\.json is not valid JSON"), (None, r"file:///\S*/m holds no model: it has no config\.json")],
+)
+def test_what_is_wrong_with_a_folder_at_a_uri_is_said_of_the_uri(
+    config: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "m").mkdir()
+    if config is not None:
+        (tmp_path / "m" / "config.json").write_text(config)
+    with pytest.raises(RequestError, match=said) as found:
+        create_dense(ModelSpec(name=(tmp_path / "m").as_uri()))
+    assert str(tmp_path / "cache") not in str(found.value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers.tiny import config_of, make_dense, slim
 
-from autoslim.export.artifact import FormReport, SlimConfig, SpeedReport, Timing
+from autoslim.core.speed import SpeedReport, Timing
+from autoslim.export.artifact import FormReport, SlimConfig
 from autoslim.report.card import render_card
 from autoslim.report.card_forms import forms_section, replace_forms_section
 

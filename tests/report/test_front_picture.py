@@ -10,7 +10,8 @@ from helpers.tiny import config_of, slimmed
 from autoslim.core.constraints import CostLimits, budget_of_limits
 from autoslim.core.recipe import Step
 from autoslim.core.result import ParetoFront, TrialState
-from autoslim.export.artifact import SpeedReport, Timing, write_config
+from autoslim.core.speed import SpeedReport, Timing
+from autoslim.export.artifact import write_config
 from autoslim.report import render_front
 from autoslim.report.label import Box, Labels, stack_in_rows
 from autoslim.report.mark import colour, shape

@@ -71,3 +71,23 @@ def test_an_owner_whose_claim_was_taken_is_told_and_makes_no_new_one(folder: Sto
     time.sleep(0.1)
     assert objects_below(folder) == []
     owner.release()
+
+
+def test_an_owner_that_was_not_heard_of_for_long_keeps_what_nobody_has_taken(folder: StorageUri) -> None:
+    owner = StorageLease(folder, dead_after=0.0)
+    assert owner.acquire()
+    owner.check()
+    owner.release()
+
+
+def test_an_owner_that_was_not_heard_of_for_long_gives_way_to_one_that_has_taken_over(folder: StorageUri) -> None:
+    late = StorageLease(folder, dead_after=0.0)
+    assert late.acquire()
+    # Its claim was found old and deleted while a heartbeat of it was on its way, which has made the claim again.
+    write_object(folder / "other", f"another-boot/1 {os.getpid()} 0")
+    newer = time.time() + 1
+    os.utime(Path(folder.path) / "other", (newer, newer))
+    with pytest.raises(OutputError, match="has taken over"):
+        late.check()
+    assert [info.base_name for info in objects_below(folder)] == ["other"]
+    late.release()

@@ -1,8 +1,6 @@
-"""The same against an S3 server."""
+"""What is particular to an S3 server; `test_conformance` has the rest."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from helpers.databases import free_port
@@ -10,35 +8,15 @@ from helpers.marks import CI_ONLY
 from helpers.s3_server import SECRET, send
 
 from autoslim.errors import StorageError, UnavailableError
-from autoslim.storage import StorageUri, fetch, file_systems, look, open_file, stat, upload_folder
+from autoslim.storage import StorageUri, file_systems, look
+from autoslim.storage.objects import write_object
 
 pytestmark = CI_ONLY
 
 
-def test_a_folder_goes_there_and_comes_back(bucket: str, tmp_path: Path) -> None:
-    large = bytes(range(256)) * 50_000
-    for name, content in {"config.json": b"{}", "deep/large.bin": large, "a b+ü.bin": b"odd"}.items():
-        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "model" / name).write_bytes(content)
-    uri = StorageUri.parse(f"s3://{bucket}/runs/model")
-    upload_folder(tmp_path / "model", uri, last="config.json")
-    listing = look(uri)
-    assert [(file.name, file.size) for file in listing.files] == [
-        ("a b+ü.bin", 3),
-        ("config.json", 2),
-        ("deep/large.bin", len(large)),
-    ]
-    assert look(uri).digest == listing.digest
-    found = fetch(listing, tmp_path / "cache")
-    assert (found / "deep/large.bin").read_bytes() == large
-    with open_file(uri / "deep/large.bin") as file:
-        file.seek(257)
-        assert file.read(2) == b"\1\2"
-    assert stat(uri) is None
-    assert stat(uri / "config.json") is not None
-    assert {file.name for file in look(StorageUri.parse(f"s3://{bucket}")).files} == {
-        f"runs/model/{file.name}" for file in listing.files
-    }
+def test_a_bucket_is_a_folder(bucket: str) -> None:
+    write_object(StorageUri.parse(f"s3://{bucket}/runs/model/config.json"), "{}")
+    assert [file.name for file in look(StorageUri.parse(f"s3://{bucket}")).files] == ["runs/model/config.json"]
 
 
 def test_what_is_not_there_is_said(bucket: str) -> None:

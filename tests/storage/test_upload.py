@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from autoslim.errors import StorageError, UnavailableError
 from autoslim.storage import StorageUri, objects, upload, upload_file, upload_folder
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @pytest.fixture
@@ -49,46 +50,85 @@ def test_a_file_replaces_the_one_that_is_there(folder: Path, tmp_path: Path) -> 
     assert (tmp_path / "to/file").read_text() == "config.json"
 
 
+class Upload(io.BytesIO):
+    """A stream that makes an object when it is closed, however little was written; where its store has `refuses`, it does neither."""
+
+    def __init__(self, store: ObjectStore, path: str) -> None:
+        super().__init__()
+        self._store, self._path = store, path
+
+    def write(self, data: Buffer) -> int:
+        self._store.answer()
+        return super().write(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._store.answer()
+            self._store.objects[self._path] = self.getvalue()
+            super().close()
+
+
 class ObjectStore:
-    """Stands for the file system of an object store: a stream that is closed completes its object, however little was written."""
+    """Stands for the file system of an object store."""
 
     def __init__(self) -> None:
         self.objects, self.refuses = {"bucket/file": b"before"}, False
 
-    @contextlib.contextmanager
-    def _stream(self, path: str) -> Iterator[io.BytesIO]:
-        stream = io.BytesIO()
-        try:
-            yield stream
-        finally:
-            self.objects[path] = stream.getvalue()
-
-    def open_output_stream(self, path: str) -> contextlib.AbstractContextManager[io.BytesIO]:
+    def answer(self) -> None:
         if self.refuses:
             raise OSError("connection refused")
-        return self._stream(path)
+
+    def open_output_stream(self, path: str) -> Upload:
+        self.answer()
+        return Upload(self, path)
 
     def delete_file(self, path: str) -> None:
         del self.objects[path]
 
 
-def test_nothing_is_left_of_a_file_that_cannot_be_read_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    store = ObjectStore()
+    monkeypatch.setattr(objects, "file_system", lambda uri: store)
+    return store
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_read_to_its_end(
+    store: ObjectStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cut_off(source: IO[bytes], target: IO[bytes]) -> None:
         target.write(source.read(2))
         raise OSError("input/output error")
 
-    store = ObjectStore()
-    monkeypatch.setattr(objects, "file_system", lambda uri: store)
     monkeypatch.setattr(upload, "copy_stream", cut_off)
     with pytest.raises(StorageError, match="input/output error"):
         upload_file(folder / "a.bin", StorageUri.parse("s3://bucket/file"))
     assert store.objects == {}
 
 
-def test_what_is_there_stays_where_the_store_takes_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ObjectStore()
+def test_what_is_there_stays_where_the_store_takes_no_other(store: ObjectStore, folder: Path) -> None:
     store.refuses = True
-    monkeypatch.setattr(objects, "file_system", lambda uri: store)
     with pytest.raises(UnavailableError, match="connection refused"):
         upload_file(folder / "a.bin", StorageUri.parse("s3://bucket/file"))
     assert store.objects == {"bucket/file": b"before"}
+
+
+@pytest.mark.parametrize("at", ["a later part", "the end"])
+def test_what_is_there_stays_where_the_store_is_lost_on_the_way(at: str, store: ObjectStore) -> None:
+    with (
+        pytest.raises(OSError, match="connection refused"),
+        objects.replacing_object(StorageUri.parse("s3://bucket/file")) as stream,
+    ):
+        stream.write(b"half")
+        store.refuses = True
+        if at == "a later part":
+            stream.write(b"more")
+    store.refuses = False
+    assert store.objects == {"bucket/file": b"before"}
+
+
+def test_no_partial_file_is_left_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), objects.replacing_object(StorageUri.parse((tmp_path / "to/file").as_uri())) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert list((tmp_path / "to").iterdir()) == []

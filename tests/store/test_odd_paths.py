@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from autoslim.core.urls import default_url, sqlite_file
 from autoslim.report.tracking import default_tracking_uri
-from autoslim.report.tracking.mlflow_client import artifacts_beside
+from autoslim.report.tracking.places import artifacts_beside
 from autoslim.service.settings import ServiceSettings
 from autoslim.store import Store
 

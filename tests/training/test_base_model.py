@@ -140,13 +140,14 @@ def test_whatever_decides_the_model_is_in_its_digest(change: dict, request_of: R
     assert request_of(lr=1e-4).digest() != request_of().digest()
 
 
+@pytest.mark.parametrize("what", ["weights", "model"])
 def test_weights_at_a_uri_that_another_node_finds_changed_are_refused(
-    digits: PreparedDataset, request_of: RequestOf, base: Path, drain, tmp_path: Path
+    what: str, digits: PreparedDataset, request_of: RequestOf, base: Path, drain, tmp_path: Path
 ):
-    model = request_of().model.replace(weights=(base / "model.safetensors").as_uri())
+    model = ModelSpec(name=base.as_uri())
+    if what == "weights":
+        model = request_of().model.replace(weights=(base / "model.safetensors").as_uri())
     assert weights_digest(model) == file_digest(base / "model.safetensors")
     request = request_of().replace(model=model, weights_digest="of-other-weights")
-    with pytest.raises(
-        WeightsError, match=r"the weights at file:///.*/model\.safetensors have changed since the request was made"
-    ):
+    with pytest.raises(WeightsError, match=r"the weights at file:///\S+ have changed since the request was made"):
         drain(prepare_base(tmp_path / "adapted", request, digits, device=CPU))

@@ -7,83 +7,44 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
-import signal
 import time
 from pathlib import Path
 
-from autoslim.core.files import disk_full_error, is_disk_full, write_atomically
+from autoslim.core.files import disk_full_error, is_disk_full
 from autoslim.core.folder_lock import FolderLock, FolderUse
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
-from autoslim.core.result import BaseFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.urls import default_url
-from autoslim.errors import AutoslimError, JobError
+from autoslim.errors import AutoslimError
 from autoslim.progress.display import Display
-from autoslim.report import render_front
 from autoslim.report.search_report.environment import write_environment
 from autoslim.report.tracking import BackgroundSync, MlflowSync
-from autoslim.search import Explanation, disk_use, explain, make_pruner, most_work
+from autoslim.search import disk_use, most_work
 from autoslim.store import PATIENCE_SECONDS, JobState, Store
-from autoslim.store.export import write_front_parquet, write_trials_parquet
-from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
+from workers.progress.callbacks import SearchCallback, SearchStage
 from workers.progress.console import Console
 from workers.progress.cost import cost_of, output_size, spent_seconds
-from workers.progress.cost_recorder import CostRecorder, handover_recorded
-from workers.progress.eta import EtaEstimator
-from workers.progress.metrics import SearchMetrics, ray_gauges
-from workers.progress.ray_dashboard import DashboardTasks
+from workers.progress.cost_recorder import handover_recorded
+from workers.search.attempt import SearchAttempt
 from workers.search.base_model import base_names
 from workers.search.cluster import Cluster, connect
-from workers.search.coordinator import Coordinator
-from workers.search.dense_models import DenseModels, adapt_dense_models
-from workers.search.finalize import SelectedModel, Selection, delete_unselected_models, finalize_models
-from workers.search.goal import explain_goal
+from workers.search.dense_models import adapt_dense_models
+from workers.search.handover import hand_over, write_tables
 from workers.search.kept_output import KeptOutput, kept_output
-from workers.search.latency import measure_on_cluster, search_request, select_within_latency
+from workers.search.latency import measure_on_cluster, search_request
 from workers.search.nodes import usable_nodes
 from workers.search.prepare import PreparedSearch, other_images, prepare, with_floor, with_latency_table
-from workers.search.report import write_search_report
-from workers.search.resources import (
-    busy_machine,
-    scarcest_node,
-    trial_ranks,
-    trial_resources,
-    trial_threads,
-    with_default_resources,
-)
+from workers.search.resources import busy_machine, scarcest_node, trial_resources, with_default_resources
 from workers.search.signals import GracefulShutdown
 from workers.search.slots import Slots
 from workers.search.spending_guard import SpendingGuard, handover_images
 from workers.search.summary import Summary, summarize
-from workers.search.tune_run import run_trials
-from workers.search.tune_searcher import CoordinatorSearcher
-from workers.search.tune_trainable import TrialTrainable
+from workers.search.trials import run_search_trials, start_callbacks
 from workers.search.warm_start import apply_warm_start
-
-_log = logging.getLogger(__name__)
 
 _LAST_SYNC_SECONDS = 60.0
 """How long the end of a search waits for MLflow: a server that does not answer must not keep finished models from their user."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """What the steps of one attempt at a search share; `slots` says how many trials run at a time."""
-
-    prepared: PreparedSearch
-    store: Store
-    console: Console
-    callback: SearchCallback
-    kept: KeptOutput
-    shutdown: GracefulShutdown
-    slots: Slots
-    spending: SpendingGuard
-
-    @property
-    def job(self) -> SearchJob:
-        return self.prepared.job
 
 
 def run_search(
@@ -187,13 +148,13 @@ def _run_attempt(
             store.set_state(job.id, JobState.STOPPED if stopped else JobState.FAILED, error=None if stopped else str(error))
         # Before the last sync, which logs the report, too.
         with contextlib.suppress(AutoslimError, OSError):
-            _write_tables(prepared, store)
+            write_tables(prepared, store)
             kept.keep()
         background.close(_LAST_SYNC_SECONDS)
         raise
     store.set_state(job.id, JobState.COMPLETE)
     try:
-        _write_tables(prepared, store)
+        write_tables(prepared, store)
         kept.keep()
     finally:
         # Only now: the last sync logs the report, too.
@@ -210,7 +171,7 @@ def _begin(
     kept: KeptOutput,
     shutdown: GracefulShutdown,
     began: float,
-) -> _Attempt:
+) -> SearchAttempt:
     """With what a trial takes of this cluster, which the console says."""
     node = scarcest_node(cluster.machines)
     job = with_default_resources(prepared.job, cpus=node.cpus, gpus=node.gpus)
@@ -232,7 +193,7 @@ def _begin(
     spending = SpendingGuard(job, store, began=began, handover_images=handover_images(prepared))
     if spending.limit.given:
         console.on_message(f"limits: {spending.announcement()}")
-    return _Attempt(
+    return SearchAttempt(
         prepared=prepared,
         store=store,
         console=console,
@@ -244,7 +205,7 @@ def _begin(
     )
 
 
-def _search(attempt: _Attempt) -> Summary:
+def _search(attempt: SearchAttempt) -> Summary:
     # The latency table first: without it the proposer does not know which recipes keep to the latency.
     attempt = _with_latency(attempt)
     # Then earlier searches: they may answer every budget, and then neither a dense model nor a trial is trained.
@@ -261,13 +222,13 @@ def _search(attempt: _Attempt) -> Summary:
     store.set_base(job.id, facts)
     attempt = dataclasses.replace(attempt, prepared=with_floor(attempt.prepared, facts))
     attempt.callback.on_stage_start(SearchStage.SEARCHING)
-    callbacks = _start_callbacks(attempt, facts)
+    callbacks = start_callbacks(attempt, facts)
     if attempt.prepared.proposer.targets:
-        _run_trials(attempt, dense, facts, callbacks)
+        run_search_trials(attempt, dense, facts, callbacks)
     for callback in (attempt.console, attempt.callback):
         callback.on_stage_start(SearchStage.FINALIZING)
     with handover_recorded(store, job.id):
-        models, reasons = _finalize(attempt, dense)
+        models, reasons = hand_over(attempt, dense)
     stored = store.job(job.id)
     cost = cost_of(job, seconds=0.0, busy_seconds=spent_seconds(store, stored), size=0)
     results = store.trials(job.id)
@@ -288,12 +249,12 @@ def _search(attempt: _Attempt) -> Summary:
 # Before the first trial
 
 
-def _report_unused_starts(attempt: _Attempt) -> None:
+def _report_unused_starts(attempt: SearchAttempt) -> None:
     for budget, model, reason in attempt.prepared.proposer.unused_starts:
         attempt.console.on_message(f"no recipe for {budget} starts from {model}: {reason}")
 
 
-def _with_latency(attempt: _Attempt) -> _Attempt:
+def _with_latency(attempt: SearchAttempt) -> SearchAttempt:
     """With a table that predicts a plan's latency, where the job limits it.
 
     Raises:
@@ -311,7 +272,7 @@ def _with_latency(attempt: _Attempt) -> _Attempt:
     return dataclasses.replace(attempt, prepared=with_latency_table(prepared, table))
 
 
-def _with_warm_start(attempt: _Attempt) -> _Attempt:
+def _with_warm_start(attempt: SearchAttempt) -> SearchAttempt:
     """Without the budgets that earlier searches answer, and with their trials as the sampler's history."""
     prepared = attempt.prepared
     if not attempt.job.reuse:
@@ -323,154 +284,3 @@ def _with_warm_start(attempt: _Attempt) -> _Attempt:
     for line in warm_start.describe(attempt.job.dataset.score):
         attempt.console.on_message(line)
     return dataclasses.replace(attempt, prepared=dataclasses.replace(prepared, proposer=proposer))
-
-
-# The trials
-
-
-def _run_trials(attempt: _Attempt, dense: DenseModels, facts: BaseFacts, callbacks: tuple[SearchCallback, ...]) -> None:
-    job, prepared = attempt.job, attempt.prepared
-    coordinator = Coordinator(
-        job,
-        attempt.store,
-        prepared.proposer,
-        prepared.output,
-        callbacks,
-        pruner=make_pruner(job.scheduler, epochs=job.training.epochs, chance=facts.chance, score=job.dataset.score),
-        base=facts,
-        slots=attempt.slots.running,
-        spending=attempt.spending,
-        mirror=prepared.mirror,
-    )
-    run_trials(
-        TrialTrainable,
-        CoordinatorSearcher(coordinator, attempt.slots, _common_config(prepared), dense.config),
-        name=job.id,
-        resources=trial_resources(job),
-        slots=attempt.slots,
-        # SIGUSR1 makes Tune stop its trials in order; on SIGINT it would leave the loop with trials half reported.
-        shutdown=attempt.shutdown.forwarded_as(signal.SIGUSR1),
-        is_up=attempt.spending.is_up,
-    )
-    if coordinator.fatal is not None:
-        raise coordinator.fatal
-    if attempt.spending.is_up() and (count := coordinator.end_running()):
-        told = f"{count} running trial{' is' if count == 1 else 's are'} stopped, --resume with a higher limit goes on with them"
-        attempt.console.on_message(f"{attempt.spending.describe()}: {told}")
-
-
-def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallback, ...]:
-    """Everything that follows the trials, in the order in which each event reaches it."""
-    job, prepared, store = attempt.job, attempt.prepared, attempt.store
-    results = store.trials(job.id)
-    eta = EtaEstimator(job, slots=attempt.slots.running, results=results, most=attempt.spending.seconds_left)
-    callbacks: tuple[SearchCallback, ...] = (
-        eta,
-        attempt.console,
-        DashboardTasks(job.id),
-        CostRecorder(store, job, prepared.output, mirror=prepared.mirror),
-        # Behind the recorder: what the dense model has cost is spent.
-        attempt.spending,
-        SearchMetrics(ray_gauges()),
-        # Behind everything that writes to the store's database.
-        attempt.kept,
-        # The last: that of the service ends the process where another driver has taken the job over.
-        attempt.callback,
-    )
-    search = SearchInfo(
-        job=job,
-        budgets=prepared.budgets,
-        base=facts,
-        slots=attempt.slots.running,
-        results=results,
-        seconds_left=eta.seconds_to_end,
-        spent=attempt.spending.describe,
-    )
-    for callback in callbacks:
-        callback.on_search_start(search)
-    return callbacks
-
-
-def _common_config(prepared: PreparedSearch) -> dict[str, object]:
-    """What the configurations of all trials have in common (`trial_config`)."""
-    job = prepared.job
-    return {
-        "job_id": job.id,
-        "output_uri": prepared.mirror.address,
-        "dataset": prepared.dataset.reference,
-        "ranks": trial_ranks(job),
-        # A trial's CPUs are shared by its ranks.
-        "torch_threads": max(1, trial_threads(job) // trial_ranks(job)),
-        "shared_folder": prepared.mirror.name(prepared.output.shared),
-        "shared_training": prepared.proposer.space.with_fixed(job.training).to_json(),
-        "latency_table": "" if job.limits.latency_ms is None else prepared.mirror.name(prepared.output.latency),
-    }
-
-
-# The end
-
-
-def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel], dict[str, Explanation]]:
-    """The models in `models/`, and by the budget's label why each was selected.
-
-    Raises:
-        JobError: a selected model could not be completed; the others are delivered.
-    """
-    job, prepared, store = attempt.job, attempt.prepared, attempt.store
-    selected, latencies = select_within_latency(prepared, store, dense=dense, console=attempt.console)
-    results = store.trials(job.id)
-    reasons = {
-        label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score)
-        if label in prepared.budgets
-        else explain_goal(prepared, results, result, dense.facts, dense=dense.folder(result.recipe.model))
-        for label, result in selected.items()
-    }
-    if not selected:
-        return [], reasons
-    # A trial that several labels choose is evaluated and exported once.
-    trials = {result.number for result in selected.values()}
-    count = "one model" if len(trials) == 1 else f"{len(trials)} models"
-    test_images = prepared.dataset.report.test.images
-    attempt.console.on_message(f"evaluating {count} and the dense one on {test_images} test images, once")
-    attempt.console.on_message("exporting them and measuring their speed: a minute or two each")
-    selections = [
-        Selection(
-            label=label,
-            # The goal has no budget but what its model costs.
-            budget=prepared.budgets.get(label, result.flops or 0),
-            result=result,
-            reason=reasons[label].sentence,
-            latency=latencies.get(result.number),
-        )
-        for label, result in selected.items()
-    ]
-    models, failed = finalize_models(
-        job,
-        prepared.output,
-        selections,
-        dense=dense,
-        dataset=prepared.dataset,
-        probe=prepared.probe,
-        mirror=prepared.mirror,
-    )
-    # Recorded only now: a reader that finds the selection in the store finds complete models in the folder.
-    store.set_chosen(job.id, {model.label: model.trial for model in models})
-    if failed:
-        raise JobError(f"{len(models)} models are delivered, and these could not be completed: {'; '.join(failed)}")
-    delete_unselected_models(prepared.output, results, trials, mirror=prepared.mirror)
-    return models, reasons
-
-
-def _write_tables(prepared: PreparedSearch, store: Store) -> None:
-    """`trials.parquet`, `front.parquet`, `front.html` and `report.html`, rebuilt from the store."""
-    stored, trials = store.job(prepared.job.id), store.stored_trials(prepared.job.id)
-    root = prepared.output.root
-    write_trials_parquet(root / "trials.parquet", stored, trials)
-    write_front_parquet(root / "front.parquet", stored, trials)
-    picture = render_front(stored.job, stored.base, [trial.result for trial in trials], stored.chosen)
-    write_atomically(root / "front.html", picture)
-    try:
-        write_search_report(prepared.output, store, stored.job.id)
-    except AutoslimError as error:
-        # The models are there already, and `autoslim report` writes it again.
-        _log.warning("%s could not be written: %s", prepared.output.report, error)

@@ -6,6 +6,7 @@ end, and soon after every epoch; what nodes make, they put there themselves. One
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import shutil
 import sqlite3
@@ -181,7 +182,8 @@ def _clear(root: Path) -> None:
 
 
 def viewed_folder(uri: str) -> Path:
-    """A folder with the state of the search at `uri`, and the small files of its models, for commands that only read it.
+    """A folder with the state of the search at `uri`, and the small files of its models, for commands that only read it. Unless it is that
+    of a driver on this machine, it is deleted when this process ends.
 
     Raises:
         OutputError: where it holds no search.
@@ -193,8 +195,9 @@ def viewed_folder(uri: str) -> Path:
     if marker.is_file() and marker.read_bytes() == read_object(mirror.uri / _ATTEMPT):
         # A driver of this machine is the last one: its own folder has everything, and it may be working in it.
         return mirror.root
-    view = Mirror(mirror.root.with_name(f"{mirror.root.name}-view"), mirror.uri)
-    shutil.rmtree(view.root, ignore_errors=True)
+    # Of this process alone: another command would take the database away that this one reads.
+    view = Mirror(Path(tempfile.mkdtemp(prefix="autoslim-view-")), mirror.uri)
+    atexit.register(shutil.rmtree, view.root, ignore_errors=True)
     fetch_state(view)
     for info in objects_below(mirror.uri / "models", recursive=True):
         if info.size < _SMALL_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoslim.core.interval import wilson
 from autoslim.core.score import ACCURACY, SCORES
-from autoslim.export.artifact import Timing
+from autoslim.core.speed import Timing
 from workers.search.finalize import SelectedModel
 from workers.search.summary import Summary
 

@@ -11,8 +11,9 @@ from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import BaseFacts, Origin, SharedCost, TrialResult, TrialState
 from autoslim.core.score import ACCURACY
 from autoslim.core.selection import NO_TRIAL
+from autoslim.core.speed import SpeedReport
 from autoslim.errors import BudgetError
-from autoslim.export.artifact import SpeedReport, load_config
+from autoslim.export.artifact import load_config
 from autoslim.report.dense_models import describe_teachers
 from autoslim.report.speed_table import selected_speeds
 from autoslim.search import AgainstControl, Explanation, WithinNoise, against_control, cheapest_within_noise, why_missed

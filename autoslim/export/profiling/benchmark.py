@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from autoslim.core.job import SPEED_MODES, ModelSpec
 from autoslim.core.shape import ViTShape
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.errors import RequestError, first_line
-from autoslim.export.artifact import SpeedReport, Timing, load
+from autoslim.export.artifact import load
 from autoslim.export.profiling import runners
 from autoslim.export.profiling.hardware import hardware
 from autoslim.export.profiling.in_subprocess import run_in_subprocess

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.errors import first_line
 from autoslim.export import int8_form, onnx_form, openvino_form, pt2_form
-from autoslim.export.artifact import SlimConfig, SpeedReport, Timing, load_config
+from autoslim.export.artifact import SlimConfig, load_config
 from autoslim.export.profiling import runners
 from autoslim.export.profiling.benchmark import batch_of, large_batch, timing_of
 from autoslim.export.profiling.hardware import hardware

@@ -9,13 +9,12 @@ import contextlib
 import itertools
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from autoslim.core.job import SearchJob
-from autoslim.core.urls import hide_password, sqlite_file, sqlite_url
+from autoslim.core.urls import hide_password
 from autoslim.errors import RequestError, UnavailableError
 from autoslim.report.tracking.datasets import LoggedSplit
 from autoslim.report.tracking.description import EXPERIMENT_NOTE
@@ -47,8 +46,6 @@ _LIMITS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-_ARTIFACT_STORES = ("s3://", "gs://", "file://")
-"""URIs that mean the same to MLflow; its client for `s3://` is boto3, for `gs://` google-cloud-storage."""
 _MOST_METRICS, _MOST_TEXTS = 1000, 100  # the most that MLflow accepts in one batch
 
 
@@ -222,25 +219,6 @@ def bounded_requests() -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
-
-
-def default_tracking_uri(output: str | os.PathLike[str]) -> str:
-    """MLflow's database of a job whose `tracking_uri` is None."""
-    url = sqlite_url(Path(output) / "mlflow.db")
-    # Of a URL that begins with `sqlite:///`, MLflow makes the folder itself, without unquoting its name.
-    return url.replace("sqlite:", "sqlite+pysqlite:", 1) if "%" in url else url
-
-
-def artifacts_beside(uri: str, output: str, *, output_uri: str | None = None) -> str | None:
-    """Without a server the client decides where files go, and MLflow's default is the current directory. With an output in a store they go
-    there, where MLflow has a client for it: other machines do not see the folder `output`."""
-    if re.match(r"https?:|databricks|file:|uc:", uri):
-        return None
-    database = sqlite_file(uri)
-    if database is None and output_uri is not None and output_uri.startswith(_ARTIFACT_STORES):
-        return f"{output_uri}/mlartifacts"
-    folder = Path(output).absolute() if database is None else database.parent
-    return (folder / "mlartifacts").as_uri()
 
 
 def _batches(items: Sequence[_T], size: int) -> list[list[_T]]:

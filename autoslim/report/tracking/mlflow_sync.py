@@ -16,13 +16,8 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.report import render_front
 from autoslim.report.picture import PAGE, PNG
 from autoslim.report.tracking.datasets import logged_splits
-from autoslim.report.tracking.mlflow_client import (
-    RunGoneError,
-    TrackingServer,
-    artifacts_beside,
-    bounded_requests,
-    default_tracking_uri,
-)
+from autoslim.report.tracking.mlflow_client import RunGoneError, TrackingServer, bounded_requests
+from autoslim.report.tracking.places import artifacts_beside, default_tracking_uri
 from autoslim.report.tracking.registry import VersionCandidate, find_candidate
 from autoslim.report.tracking.run_content import Point, RunContent, epoch_points, job_content, trial_content
 from autoslim.store import Store, StoredJob, StoredTrial, TrackedRun

@@ -12,8 +12,9 @@ import torch
 from helpers.tiny import config_of, images, make_dense, slim
 
 from autoslim.cli.parsing import CliInput, spec_of
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.errors import ExportError, JobError, RequestError
-from autoslim.export.artifact import SpeedReport, Timing, save
+from autoslim.export.artifact import save
 from autoslim.export.profiling import measure_in_subprocess, runners
 from autoslim.export.profiling.benchmark import measure
 from autoslim.export.profiling.interleaved import WARM_UP, ratio, time_interleaved

@@ -22,7 +22,8 @@ from autoslim.core.job import DatasetSpec
 from autoslim.core.result import BaseFacts, ParetoFront, TrialState
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.core.selection import best_within
-from autoslim.export.artifact import FormReport, SpeedReport
+from autoslim.core.speed import SpeedReport
+from autoslim.export.artifact import FormReport
 from autoslim.report.search_report import read_content, render_report
 from autoslim.report.search_report.accuracy import telling
 from autoslim.report.search_report.content import SearchContent

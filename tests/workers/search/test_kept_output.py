@@ -92,6 +92,7 @@ def test_the_front_is_read_without_disturbing_the_driver(uri: str, on_machine) -
     assert [trial.number for trial in front.trials] == [0]
     assert front.folder is not None and (front.folder / "models" / "50%" / "config.json").is_file()
     assert not Mirror.of(uri).root.exists()
+    assert viewed_folder(uri) != front.folder, "one command takes nothing away that another one reads"
 
 
 def test_reports_of_epochs_reach_the_store_too(uri: str, on_machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -43,6 +44,17 @@ def ended(uri: str) -> dict[int, float | None]:
     return {trial.number: trial.accuracy for trial in Front.open(uri).trials if trial.state is not TrialState.RUNNING}
 
 
+def process_arguments() -> list[str]:
+    """Of all processes of this machine, those of the nodes among them."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        # A process may end meanwhile.
+        with contextlib.suppress(OSError):
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    assert any("autoslim" in line for line in lines)
+    return lines
+
+
 def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"s3://{bucket}/runs/digits"
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "desk"))
@@ -50,6 +62,7 @@ def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_pat
     first.read_until(lambda line: " ends: " in line)
     # The end of a trial is in the store before the next one is given out.
     first.read_until(lambda line: "trial 2" in line and " starts: " in line)
+    assert not [line for line in process_arguments() if SECRET in line]
     first.kill_all()
 
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "reader"))
