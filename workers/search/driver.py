@@ -385,6 +385,7 @@ def _start_callbacks(attempt: _Attempt, facts: BaseFacts) -> tuple[SearchCallbac
         results=results,
         seconds_left=eta.seconds_to_end,
         spent=attempt.spending.describe,
+        unspent=attempt.spending.unspent,
     )
     for callback in callbacks:
         callback.on_search_start(search)
@@ -418,9 +419,9 @@ def _finalize(attempt: _Attempt, dense: DenseModels) -> tuple[list[SelectedModel
     """
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
     selected, latencies = select_within_latency(prepared, store, dense=dense, console=attempt.console)
-    results = store.trials(job.id)
+    results, images = store.trials(job.id), prepared.dataset.report.validation.images
     reasons = {
-        label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score)
+        label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score, images=images)
         if label in prepared.budgets
         else explain_goal(prepared, results, result, dense.facts, dense=dense.folder(result.recipe.model))
         for label, result in selected.items()
