@@ -98,7 +98,10 @@ class Front:
 
     @property
     def validation_images(self) -> int | None:
-        """How many images the accuracies are measured on, as a delivered model says; None where there is none yet."""
+        """How many images the accuracies are measured on; None where that is not known yet."""
+        if self.job.base is not None and self.job.base.validation_images is not None:
+            return self.job.base.validation_images
+        # The store of an earlier version does not say it, but a delivered model does.
         if self.folder is None:
             return None
         for label in self.job.chosen:

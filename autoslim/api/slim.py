@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from autoslim.errors import RequestError
 from autoslim.export.artifact import load
 from autoslim.progress.choice import python_display
 from autoslim.progress.display import CallDisplay
+from autoslim.report.text_table import html_table
 from autoslim.slimming.asked import Asked, check_methods, knobs_by_method, slim_job_of
 from autoslim.slimming.follow import run_slim
 from autoslim.slimming.run import GIVEN, Slimmed
+from autoslim.slimming.slimmed_rows import slimmed_line, slimmed_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +41,13 @@ class SlimResult:
     def model(self) -> nn.Module:
         """The slimmed model, in eval mode on the CPU."""
         return load(self.folder)
+
+    def _repr_html_(self) -> str:
+        heads, *rows = slimmed_rows(self.measured)
+        return f"{html_table(heads, rows)}<p>{escape(slimmed_line(self.measured))}<br>{escape(str(self.folder))}</p>"
+
+    def __repr__(self) -> str:
+        return f"SlimResult({str(self.folder)!r}, {slimmed_line(self.measured)})"
 
 
 @with_settings(Commands.SLIM, placement=False)

@@ -50,10 +50,10 @@ def open_service(
 ) -> None:
     """Let callers on this machine use the service without a key.
 
+    Example: autoslim admin open --yes
+
     Whoever reaches the service on this machine, other users of the machine included, can then read, submit, cancel and delete the jobs of
     the tenant `local`. Jobs of other tenants stay closed to them. Keys have to be revoked first; the next key closes the service again.
-
-    Example: autoslim admin open --yes
     """
     from autoslim.service.auth import LOCAL_TENANT
     from autoslim.store import Access, Keys, Queue
@@ -110,11 +110,11 @@ def gc(
 ) -> None:
     """Show what is old enough to be deleted, and how much that frees.
 
-    An AGE is such as 12h, 30d or 26w, or `never`. What a running or queued job uses stays, and so do files of other users.
-
     Example: autoslim admin gc
 
     Example: autoslim admin gc --caches 14d --checkpoints 3d --jobs 26w --yes
+
+    An AGE is such as 12h, 30d or 26w, or `never`. What a running or queued job uses stays, and so do files of other users.
     """
     settings = settings_of(config, root=root, storage=storage)
     ages = garbage.Ages.parse(caches=caches, checkpoints=checkpoints, jobs=jobs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from autoslim.cli.evaluate import check_split
 from autoslim.cli.table import columns, paragraph
 from autoslim.core.budget import format_flops
+from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
 from autoslim.training.comparison import ComparedModel, Comparison
 
@@ -46,8 +47,10 @@ def render(found: Comparison, split: str) -> str:
     ]
     lines = [*columns(rows, header=True), "", *map(paragraph, told)]
     if found.classes:
-        table: list[tuple[str, ...]] = [("class", "images", "A", "B")]
-        table += [(row.name, str(row.images), f"{row.first:.1%}", f"{row.second:.1%}") for row in found.classes[:_SHOWN]]
+        table: list[tuple[str, ...]] = [("class", "images", "A, % (95 %)", "B, % (95 %)")]
+        for row in found.classes[:_SHOWN]:
+            shares = (wilson(share, row.images).percent() for share in (row.first, row.second))
+            table.append((row.name, str(row.images), *shares))
         lines += ["", *columns(table, header=True), *_more(len(found.classes), "classes")]
     if found.changed:
         table = [("image", "class", "A", "B"), *((str(place), *names) for place, *names in found.changed[:_SHOWN])]

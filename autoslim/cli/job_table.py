@@ -107,7 +107,7 @@ def _wanted(spec: Mapping[str, Any]) -> list[str]:
 
 
 def result(found: Result, score: Score = ACCURACY) -> list[str]:
-    """The dense model, the chosen models, and the budgets without a model."""
+    """The dense model, the chosen models, a line on each, the one that the numbers speak for, and the budgets without a model."""
     # A service that is older than this client does not say how many images there are.
     validation, test = found.images.get("validation"), found.images.get("test")
     heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
@@ -128,8 +128,10 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
                 score.with_interval(model.test_accuracy, test),
             )
         )
-    lines = [*columns(rows), *(paragraph(f"{label}: {sentence}") for label, sentence in found.reasons.items())]
+    # A service that is older than this client has the reasons alone, which are longer.
+    lines = [*columns(rows), *(paragraph(f"{label}: {line}") for label, line in (found.lines or found.reasons).items())]
     lines += [paragraph(f"{label}: {found.why_missing.get(label, NO_TRIAL)}") for label in found.missing]
+    lines += [paragraph(found.recommended)] if found.recommended else []
     return lines if found.cost is None else [*lines, _cost(found.cost)]
 
 
@@ -138,9 +140,10 @@ def _cost(cost: SearchCost) -> str:
     return f"Cost: {cost.device_hours:.3g} {cost.device} hours{money}; {cost.bytes / 1e9:.2g} GB"
 
 
-def trials(found: list[Trial], score: Score = ACCURACY) -> list[str]:
-    """One line per trial."""
-    rows = [("TRIAL", "METHOD", "TARGET", "STATE", f"VALIDATION {score.title.upper()}", "FLOPS", "EPOCHS", "SECONDS")]
+def trials(found: list[Trial], score: Score = ACCURACY, *, images: int | None = None) -> list[str]:
+    """One line per trial; accuracies have their intervals where the number of validation `images` is known."""
+    head = f"VALIDATION {score.title.upper()}{score.interval_unit(images)}"
+    rows = [("TRIAL", "METHOD", "TARGET", "STATE", head, "FLOPS", "EPOCHS", "SECONDS")]
     for trial in found:
         rows.append(
             (
@@ -148,7 +151,7 @@ def trials(found: list[Trial], score: Score = ACCURACY) -> list[str]:
                 trial.method,
                 trial.target,
                 trial.state if trial.duplicate_of is None else f"as trial {trial.duplicate_of}",
-                "" if trial.accuracy is None else score.text(trial.accuracy, 2),
+                score.with_interval(trial.accuracy, images),
                 "" if trial.flops is None else format_flops(trial.flops),
                 "" if trial.epochs is None else f"{trial.epochs:.3g}",
                 "" if trial.seconds is None else f"{trial.seconds:.3g}",

@@ -63,7 +63,8 @@ def show(
     if json:
         sys.stdout.write(json_format.dumps([trial.model_dump(mode="json") for trial in rows]) + "\n")
     else:
-        sys.stdout.write("\n".join(job_table.trials(rows, job_table.score_of(found.info))) + "\n")
+        images = None if found.info.result is None else found.info.result.images.get("validation")
+        sys.stdout.write("\n".join(job_table.trials(rows, job_table.score_of(found.info), images=images)) + "\n")
 
 
 def attach(job: JobName = None, url: Url = None, json: Json = False) -> None:

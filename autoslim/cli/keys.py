@@ -44,9 +44,9 @@ def create(
 ) -> None:
     """Create a key and print it. It is shown only once: the database holds a digest.
 
-    From the first key on, every request needs one.
-
     Example: autoslim keys create --tenant vision --scope read --scope submit --expires 90d
+
+    From the first key on, every request needs one.
     """
     from autoslim.store import Keys
 

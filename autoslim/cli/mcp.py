@@ -15,9 +15,9 @@ def mcp(
 ) -> None:
     """Offer the service as tools of the Model Context Protocol, on standard input and output.
 
-    A program such as an editor or an assistant starts it; the address and the key are those of all commands on a service.
-
     Example: autoslim mcp --read-only
+
+    A program such as an editor or an assistant starts it; the address and the key are those of all commands on a service.
     """
     from autoslim.mcp.server import serve_stdio
 

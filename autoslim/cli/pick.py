@@ -45,5 +45,5 @@ def render(model: SelectedModel) -> str:
         f"trial {model.trial} ({model.method}): {format_flops(model.flops or 0)}; {score.title}{score.interval_unit(images.get('test'))}: "
         f"validation {validation}, test {test}, the dense model {dense}"
     )
-    tuned = [] if model.tuned is None else [paragraph(model.tuned.describe(score))]
+    tuned = [] if model.tuned is None else [paragraph(model.tuned.describe(score, images.get("validation")))]
     return "\n".join([paragraph(text), *tuned, model.folder])

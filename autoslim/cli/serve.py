@@ -157,11 +157,11 @@ def supervise(
 ) -> None:
     """Run queued jobs, without the API. Ctrl-C stops it; the next supervisor continues the jobs.
 
-    Of several supervisors of one root folder on a machine one runs the jobs; the others wait until it has ended.
-
     Example: autoslim supervise --jobs 2
 
     Example: autoslim supervise --storage postgresql+psycopg://autoslim@db/autoslim --dashboard http://127.0.0.1:8265
+
+    Of several supervisors of one root folder on a machine one runs the jobs; the others wait until it has ended.
     """
     from autoslim.core.logs import log_json
     from workers.service.settings import DriverSettings

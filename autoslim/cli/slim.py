@@ -15,9 +15,7 @@ from autoslim.cli.progress import display_for
 from autoslim.cli.table import columns, paragraph, warning
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
-from autoslim.core.budget import format_flops
 from autoslim.core.recipe import Knobs, TrainingSettings
-from autoslim.core.score import SCORES
 from autoslim.errors import RequestError
 from autoslim.progress.status import working
 from autoslim.storage import StorageUri, upload_folder
@@ -135,32 +133,9 @@ def _pairs(text: str) -> Knobs:
 
 
 def _render(slimmed: Slimmed, uri: str | None) -> str:
-    score, validation, test = SCORES[slimmed.score], slimmed.images.get("validation"), slimmed.images.get("test")
-    heads = (f"validation {score.title}{score.interval_unit(validation)}", f"test {score.title}{score.interval_unit(test)}")
-    rows = [("model", "FLOPs", "of budget", "of dense", "params", *heads)]
-    rows.append(
-        (
-            "dense",
-            format_flops(slimmed.dense_flops),
-            "",
-            "",
-            f"{slimmed.dense_params / 1e6:.3g} M",
-            score.with_interval(slimmed.dense_validation_accuracy, validation),
-            score.with_interval(slimmed.dense_test_accuracy, test),
-        )
-    )
-    rows.append(
-        (
-            slimmed.method,
-            format_flops(slimmed.flops or 0),
-            f"{slimmed.budget_share:.2%}",
-            f"{(slimmed.flops or 0) / slimmed.dense_flops:.1%}",
-            f"{(slimmed.params or 0) / 1e6:.3g} M",
-            score.with_interval(slimmed.accuracy or 0.0, validation),
-            score.with_interval(slimmed.test_accuracy, test),
-        )
-    )
-    lines = ["", *columns(rows), "", *map(warning, slimmed.marked_forms)]
+    from autoslim.slimming.slimmed_rows import slimmed_line, slimmed_rows
+
+    lines = ["", *columns(slimmed_rows(slimmed)), "", paragraph(slimmed_line(slimmed)), *map(warning, slimmed.marked_forms)]
     if slimmed.latency is not None:
         lines.append(paragraph(f"Latency    {slimmed.latency.describe()}", indent=11))
     if slimmed.probe is not None:

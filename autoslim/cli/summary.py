@@ -7,10 +7,9 @@ import sys
 
 from autoslim.cli.load_line import load_line
 from autoslim.cli.table import columns, paragraph, warning
-from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
-from autoslim.search import WithinNoise
 from workers.search.model_line import describe_model
+from workers.search.recommended import describe_recommended
 from workers.search.summary import Summary
 from workers.search.summary_rows import summary_rows
 
@@ -28,8 +27,8 @@ def render(summary: Summary) -> str:
     lines += [paragraph(f"{model.label}: {describe_model(model, summary)}") for model in summary.models]
     lines += [paragraph(f"{label}: {summary.missed(label)}") for label in summary.missing]
     lines += [warning(f"{label}: {text}") for label, texts in summary.marked_forms.items() for text in texts]
-    if summary.within_noise is not None:
-        lines.append(paragraph(_recommended(summary, summary.within_noise)))
+    if recommended := describe_recommended(summary):
+        lines.append(paragraph(recommended))
     lines += [
         "",
         *_hand_over(summary),
@@ -48,19 +47,6 @@ def render(summary: Summary) -> str:
     if summary.models:
         lines.append(load_line(summary.models[0].folder))
     return "\n".join(lines)
-
-
-def _recommended(summary: Summary, found: WithinNoise) -> str:
-    """Which model the numbers speak for."""
-    label = next((model.label for model in summary.models if model.trial == found.trial), None)
-    where = f"trial {found.trial} ({found.title})" if label is None else f"{label}, trial {found.trial} ({found.title})"
-    if found.trial == found.best:
-        return f"The numbers speak for {where}: every cheaper trial is measurably less accurate than this best one"
-    interval, images = found.interval, found.images
-    return (
-        f"The numbers speak for {where}: at {format_flops(found.flops)} the cheapest within the noise of the best, trial {found.best} "
-        f"({interval.value:.2%}, {interval.low:.1%} to {interval.high:.1%} on {images:,} validation images)"
-    )
 
 
 def _hand_over(summary: Summary) -> list[str]:

@@ -36,6 +36,15 @@ def wilson(share: float, images: int) -> Interval:
     return Interval(value=share, low=centre - half, high=centre + half)
 
 
+def separate_difference(first: float, second: float, images: int) -> Interval:
+    """Of one share less another, both of so many `images`, as if of two samples: where it is not known which images each has right.
+
+    On the same images it is wider than the paired one.
+    """
+    half = _Z * math.sqrt((first * (1 - first) + second * (1 - second)) / images)
+    return Interval(value=first - second, low=first - second - half, high=first - second + half)
+
+
 def widest_half(images: int) -> float:
     """Half of the widest interval that an accuracy measured on `images` has, as a share: that of one half."""
     return _Z * math.sqrt(0.25 / images)

@@ -293,6 +293,11 @@ class BaseFacts(Record):
     data: DataFacts | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     @property
+    def validation_images(self) -> int | None:
+        """How many images accuracies are measured on; None where an earlier version has not stored it."""
+        return None if self.data is None else self.data.images.get("validation")
+
+    @property
     def front_flops(self) -> int:
         """Where the area under the front ends: the multiply-accumulates of the costliest dense model."""
         return max(self.dense_flops, *(facts.dense_flops for facts in self.starts.values()), 0)

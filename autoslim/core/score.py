@@ -33,16 +33,26 @@ class Score:
         """`91.2%`, or `0.912` where it is no share; with `digits` behind the point of a percentage."""
         return f"{value:.{digits}%}" if self.unit < 1 else f"{value:.{digits + 2}f}"
 
-    def spaced(self, value: float) -> str:
-        """As reports show it: `91.20 %`, `0.9120`."""
-        return f"{100 * value:.2f} %" if self.unit < 1 else self.text(value, 2)
+    def spaced(self, value: float, images: int | None = None) -> str:
+        """As reports show it: `91.20 %`, `0.9120`; of a share of so many `images` `91.20 (90.6-91.7) %`."""
+        return f"{self.with_interval(value, images)} %" if self.is_share else self.text(value, 2)
 
     def with_interval(self, value: float | None, images: int | None) -> str:
         """`71.10 (70.2-72.0)` in percent, of a share of `images`, as in a column with `interval_unit`; a mean cosine has no interval that
         is known. Empty without a value."""
         if value is None:
             return ""
-        return wilson(value, images).percent() if self.is_share and images else self.spaced(value).removesuffix(" %")
+        if not self.is_share:
+            return self.text(value, 2)
+        return wilson(value, images).percent() if images else f"{100 * value:.2f}"
+
+    def spoken(self, value: float, images: int | None) -> str:
+        """In a sentence: `71.10% (70.2% to 72.0%)` of a share of so many `images`; without an interval where none is known."""
+        text = self.text(value, 2)
+        if not self.is_share or not images:
+            return text
+        interval = wilson(value, images)
+        return f"{text} ({interval.low:.1%} to {interval.high:.1%})"
 
     def interval_unit(self, images: int | None) -> str:
         """What belongs behind the name of a column of `with_interval`."""

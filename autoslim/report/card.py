@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
+from autoslim.core.score import ACCURACY
 from autoslim.data.decode import storage_size
 from autoslim.export.artifact import SlimConfig
 from autoslim.report.card_forms import forms_section
@@ -84,10 +85,10 @@ The agreement is the mean of two cosines with the dense model's features, each o
         return text
     return f"""{text}
 
-| model | k-NN top-1 of the pooled features ({NEIGHBOURS} neighbours, {config.images["probe"]} images of a labelled set) |
+| model | k-NN top-1 of the pooled features, % (95 %; {NEIGHBOURS} neighbours, {config.images["probe"]} images of a labelled set) |
 |---|---|
-| dense | {config.accuracy["probe/dense"]:.2%} |
-| slimmed | {config.accuracy["probe/slimmed"]:.2%} |"""
+| dense | {ACCURACY.with_interval(config.accuracy["probe/dense"], config.images["probe"])} |
+| slimmed | {ACCURACY.with_interval(config.accuracy["probe/slimmed"], config.images["probe"])} |"""
 
 
 def _loading(config: SlimConfig) -> str:

@@ -116,7 +116,7 @@ def _floor(view: SearchView, y: Scale, labels: Labels) -> str:
         return ""
     level = y(view.floor.least)
     line = f'<line class="budget" x1="{_LEFT}" y1="{level}" x2="{_RIGHT}" y2="{level}"/>'
-    return line + labels.place(f"{view.floor.label}: {view.score_text(view.floor.least)}", _LEFT + 90, level, classes="note")
+    return line + labels.place(f"{view.floor.label}: {view.score.spaced(view.floor.least)}", _LEFT + 90, level, classes="note")
 
 
 def _front_line(view: SearchView, x: Scale, y: Scale) -> str:
@@ -162,7 +162,7 @@ def _notes(view: SearchView, shown: list[TrialResult], x: Scale, y: Scale, label
             parts.append(f'<path class="star" d="{STAR}" transform="translate({at_x},{at_y}) scale(7)"/>')
             labels.reserve_mark(at_x, at_y, 9.0)
             parts.append(
-                labels.place(f"dense {label} {view.score_text(accuracy)}".replace("  ", " "), at_x, at_y, classes="note")
+                labels.place(f"dense {label} {view.score.spaced(accuracy)}".replace("  ", " "), at_x, at_y, classes="note")
             )
     rings = [(label, result) for label, result in view.chosen_results() if view.is_shown(result)]
     for _, result in rings:

@@ -81,9 +81,9 @@ def explain_choice(view: SearchView) -> str:
         # Without a FLOPs budget all FLOPs of the dense model are allowed. A random recipe has no goal to keep to.
         budget = {label: budgets.get(label, view.base.dense_flops)}
         is_goal = view.job.goal is not None and label == view.job.goal.label
-        control = None if is_goal else against_control(view.results, budget, label, view.job.limits)
+        control = None if is_goal else against_control(view.results, budget, label, view.job.limits, images=view.images)
         beside = [] if control is None else [control.describe(view.score)]
-        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score), *beside]))
+        lines.append("; ".join([f"{label}: {found.sentence}", *found.describe_neighbours(view.score, view.images), *beside]))
         knees.append(found.knee)
     if any(knee is not None for knee in knees):
         lines.append(f"The front bends most at trial {knees[0]}")
@@ -100,7 +100,8 @@ def _explained(view: SearchView, label: str, selected: TrialResult, budgets: Map
     if goal is not None and label == goal.label:
         return explain_floor(view.results, selected, goal, view.base, limits, score=view.score)
     # Without a FLOPs budget all FLOPs of the dense model are allowed.
-    return explain(view.results, selected, budgets.get(label, view.base.dense_flops), limits, score=view.score)
+    budget = budgets.get(label, view.base.dense_flops)
+    return explain(view.results, selected, budget, limits, score=view.score, images=view.images)
 
 
 def count_states(view: SearchView) -> str:
@@ -142,9 +143,11 @@ def _caption(view: SearchView) -> str:
     below = sum(view.is_shown(result) and view.far_below(result) for result in view.results)
     if below:
         text += f" {below} far below the others {'is' if below == 1 else 'are'} drawn on the lower edge."
+    intervals = f", with intervals at 95 % for its {view.images:,} images" if view.images else ""
     return (
         text
-        + f" The line is the Pareto front; FLOPs are multiply-accumulates per image, {view.score.meaning} on the validation split."
+        + f" The line is the Pareto front; FLOPs are multiply-accumulates per image, {view.score.meaning} on the validation "
+        + f"split{intervals}."
         + (" Latencies are predicted from a table measured where the trials ran." if view.has_latency else "")
     )
 

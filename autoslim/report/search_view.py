@@ -26,8 +26,14 @@ class SearchView:
     def score(self) -> Score:
         return self.job.dataset.score
 
+    @property
+    def images(self) -> int | None:
+        """The validation images that a share is of; None where they are not known, and for a score that is no share."""
+        return None if self.base is None or not self.score.is_share else self.base.validation_images
+
     def score_text(self, value: float | None) -> str:
-        return "" if value is None else self.score.spaced(value)
+        """With its interval, where the number of validation images is known."""
+        return "" if value is None else self.score.spaced(value, self.images)
 
     @functools.cached_property
     def methods(self) -> list[str]:

@@ -27,13 +27,13 @@ class Explanation(Record):
     next_costlier: TrialResult | None
     knee: int | None
 
-    def describe_neighbours(self, score: Score = ACCURACY) -> list[str]:
-        """The front's neighbours, one line each; `score` is what the search compares."""
+    def describe_neighbours(self, score: Score = ACCURACY, images: int | None = None) -> list[str]:
+        """The front's neighbours, one line each; `score` is what the search compares, on so many validation `images`."""
         lines = []
         for which, result in (("next cheaper", self.next_cheaper), ("next costlier", self.next_costlier)):
             if result is not None:
                 knee = ", the knee of the front" if result.number == self.knee else ""
-                lines.append(f"{which} on the front: {named_text(result)}, {_point(result, score)}{knee}")
+                lines.append(f"{which} on the front: {named_text(result)}, {_point(result, score, images)}{knee}")
         return lines
 
 
@@ -44,11 +44,12 @@ def explain(
     limits: CostLimits = NO_LIMITS,
     *,
     score: Score = ACCURACY,
+    images: int | None = None,
 ) -> Explanation:
-    """Why `selected` is the best within `budget` (multiply-accumulates) and `limits`; `score` is what was compared."""
-    return on_front(
-        results, selected, _sentence(results, selected, budget, limits, score), budget_share=_flops(selected) / budget
-    )
+    """Why `selected` is the best within `budget` (multiply-accumulates) and `limits`; `score` is what was compared, on so many validation
+    `images`: with their number, accuracies have intervals."""
+    sentence = _sentence(results, selected, budget, limits, score, images)
+    return on_front(results, selected, sentence, budget_share=_flops(selected) / budget)
 
 
 def on_front(results: Sequence[TrialResult], selected: TrialResult, sentence: str, *, budget_share: float) -> Explanation:
@@ -80,25 +81,27 @@ def knee_point(front: Sequence[TrialResult]) -> TrialResult | None:
     return max(front[1:-1], key=lambda result: (above(result), -result.number))
 
 
-def _sentence(results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits, score: Score) -> str:
+def _sentence(
+    results: Sequence[TrialResult], selected: TrialResult, budget: int, limits: CostLimits, score: Score, images: int | None
+) -> str:
     use = f"it uses {_flops(selected) / budget:.1%} of the budget"
     # A reused model was not compared with others here: this search ran no trials for its budget.
     if selected.origin is Origin.REUSED:
         return (
-            f"{named_text(selected)} comes from an earlier search, where it was {selected.reused_from}: {shown_text(selected, score)} on "
-            f"the same validation images; nothing was trained for it; {use}"
+            f"{named_text(selected)} comes from an earlier search, where it was {selected.reused_from}: "
+            f"{shown_text(selected, score, images)} on the same validation images; nothing was trained for it; {use}"
         )
     within = [result for result in eligible(results, limits) if _flops(result) <= budget]
     # The same recipe with another seed or more epochs is not an alternative to it.
     own = selected.recipe
     others = [result for result in within if (result.recipe.steps, result.recipe.model) != (own.steps, own.model)]
     lead = _lead(results, len(within), budget, limits, score)
-    sentence = f"{named_text(selected)} {lead}, {shown_text(selected, score)} on the validation images; {use}"
+    sentence = f"{named_text(selected)} {lead}, {shown_text(selected, score, images)} on the validation images; {use}"
     if selected.origin is Origin.REFINEMENT:
         sentence += f"; {refinement_text(within, selected, score)}"
     if others:
         rival = max(others, key=_accuracy)
-        sentence += f"; the best other recipe, {named_text(rival)}, has {shown_text(rival, score)}"
+        sentence += f"; the best other recipe, {named_text(rival)}, has {shown_text(rival, score, images)}"
     return sentence
 
 
@@ -127,12 +130,12 @@ def named_text(result: TrialResult) -> str:
     return f"trial {result.number} ({result.recipe.title})"
 
 
-def _point(result: TrialResult, score: Score) -> str:
-    return f"{shown_text(result, score)} at {format_flops(_flops(result))}"
+def _point(result: TrialResult, score: Score, images: int | None) -> str:
+    return f"{shown_text(result, score, images)} at {format_flops(_flops(result))}"
 
 
-def shown_text(result: TrialResult, score: Score) -> str:
-    return score.text(_accuracy(result), 2)
+def shown_text(result: TrialResult, score: Score, images: int | None) -> str:
+    return score.spoken(_accuracy(result), images)
 
 
 def _flops(result: TrialResult) -> int:

@@ -29,8 +29,9 @@ def explain_floor(
     others = [result for result in able if (result.recipe.steps, result.recipe.model) != (own.steps, own.model)]
     count = "the only complete trial" if len(able) == 1 else f"the cheapest of the {len(able)} complete trials"
     sentence = (
-        f"{named_text(selected)} is {count} with {goal_text(goal, base, score)}: {shown_text(selected, score)} on the validation images "
-        f"at {format_flops(selected.flops or 0)}, {(selected.flops or 0) / base.dense_flops:.1%} of the dense model's"
+        f"{named_text(selected)} is {count} with {goal_text(goal, base, score)}: "
+        f"{shown_text(selected, score, base.validation_images)} on the validation images at "
+        f"{format_flops(selected.flops or 0)}, {(selected.flops or 0) / base.dense_flops:.1%} of the dense model's"
     )
     if selected.origin is Origin.REFINEMENT:
         sentence += f"; {refinement_text(able, selected, score)}"
@@ -56,13 +57,13 @@ def why_missed(
         return missed
     short = goal.floor(base.dense_accuracy).least - (nearest.accuracy or 0.0)
     return (
-        f"{missed}; the nearest, {named_text(nearest)} at {format_flops(nearest.flops or 0)}, has {shown_text(nearest, score)}, "
-        f"{score.difference(short)} too little"
+        f"{missed}; the nearest, {named_text(nearest)} at {format_flops(nearest.flops or 0)}, has "
+        f"{shown_text(nearest, score, base.validation_images)}, {score.difference(short)} too little"
     )
 
 
 def goal_text(goal: AccuracyGoal, base: BaseFacts, score: Score = ACCURACY) -> str:
-    """`an accuracy at most 1 point below the dense model's 94.10%`."""
+    """`an accuracy at most 1 point below the dense model's 94.10% (92.4% to 95.4%)`."""
     if goal.max_drop is None:
         return f"an {score.name} of {goal.words(score)}"
-    return f"an {score.name} {goal.words(score)}'s {score.text(base.dense_accuracy, 2)}"
+    return f"an {score.name} {goal.words(score)}'s {score.spoken(base.dense_accuracy, base.validation_images)}"

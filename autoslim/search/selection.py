@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.accuracy_goal import Floor
 from autoslim.core.constraints import CostLimits
-from autoslim.core.record import Record
+from autoslim.core.interval import Interval, separate_difference
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import Origin, ParetoFront, TrialResult, TrialState
 from autoslim.core.score import ACCURACY, Score
 from autoslim.core.selection import NO_LIMITS, best_within, best_within_budgets
@@ -33,11 +34,13 @@ def outclassed(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgainstControl(Record):
-    """`margin` is the chosen trial's accuracy less the control's, in shares of the images; 0 where the control was chosen."""
+    """`margin` is the chosen trial's accuracy less the control's, in shares of the images; 0 where the control was chosen. `interval` is
+    around it, where the number of images is known."""
 
     chosen: int
     control: int
     margin: float
+    interval: Interval | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
     def describe(self, score: Score = ACCURACY) -> str:
         """Half a sentence; `score` is what the search compares."""
@@ -45,13 +48,23 @@ class AgainstControl(Record):
             return f"the random recipe (trial {self.control}) was itself the best; the search did not beat it"
         if self.margin == 0:
             return f"the search did not beat a random recipe at the same budget (trial {self.control}): equal validation {score.name}"
-        return f"the search beat a random recipe at the same budget (trial {self.control}) by {score.difference(self.margin)}"
+        text = f"the search beat a random recipe at the same budget (trial {self.control}) by {score.difference(self.margin)}"
+        if self.interval is None:
+            return text
+        low, high = 100 * self.interval.low, 100 * self.interval.high
+        return f"{text} (95 %: {low:.2f} to {high:.2f}, unpaired){', within the noise' if low <= 0 else ''}"
 
 
 def against_control(
-    results: Sequence[TrialResult], budgets: Mapping[str, int], label: str, limits: CostLimits = NO_LIMITS
+    results: Sequence[TrialResult],
+    budgets: Mapping[str, int],
+    label: str,
+    limits: CostLimits = NO_LIMITS,
+    *,
+    images: int | None = None,
 ) -> AgainstControl | None:
-    """The search's best trial within a budget beside the random control that was solved for it; None where one of them is missing.
+    """The search's best trial within a budget beside the random control that was solved for it; None where one of them is missing. With the
+    number of `images` that the accuracies are shares of, the margin has an interval.
 
     Where the best trial is itself a control, also one of a smaller budget, it is the control that nothing has beaten.
 
@@ -69,5 +82,7 @@ def against_control(
     if chosen is None or not controls:
         return None
     control = chosen if chosen.origin is Origin.CONTROL else min(controls, key=lambda result: result.number)
-    margin = (chosen.accuracy or 0.0) - (control.accuracy or 0.0)
-    return AgainstControl(chosen=chosen.number, control=control.number, margin=margin)
+    accuracies = chosen.accuracy or 0.0, control.accuracy or 0.0
+    # Which images a trial has right is not kept, so that the interval cannot be the paired one.
+    interval = separate_difference(*accuracies, images) if images and chosen.number != control.number else None
+    return AgainstControl(chosen=chosen.number, control=control.number, margin=accuracies[0] - accuracies[1], interval=interval)

@@ -8,6 +8,7 @@ from pathlib import Path
 from autoslim.core.job import ModelSpec
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import Record
+from autoslim.core.score import ACCURACY
 from autoslim.data import ImageSplit, Loader, PreparedDataset
 from autoslim.errors import RequestError
 from autoslim.export.artifact import SlimConfig, load, load_config
@@ -27,7 +28,8 @@ class ProbeResult(Record):
 
     def describe(self) -> str:
         """One line for the terminal."""
-        return f"k-NN top-1 ({NEIGHBOURS} neighbours) {self.slimmed:.2%}, the dense model's {self.dense:.2%}, on {self.images} test images"
+        slimmed, dense = (ACCURACY.spoken(share, self.images) for share in (self.slimmed, self.dense))
+        return f"k-NN top-1 ({NEIGHBOURS} neighbours) {slimmed}, the dense model's {dense}, on {self.images} test images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -46,10 +46,11 @@ class TunedLonger(Record):
         """Of equals the model that has cost less stays."""
         return self.after > self.before
 
-    def describe(self, score: Score) -> str:
-        """`3 more epochs: validation accuracy 70.12% before, 71.40% after; the longer training is kept`."""
+    def describe(self, score: Score, images: int | None = None) -> str:
+        """`3 more epochs: validation accuracy 70.12% before, 71.40% after; the longer training is kept`, with the intervals of so many
+        `images`."""
         kept = "the longer training is kept" if self.is_better else "the shorter training stays"
-        before, after = score.text(self.before, 2), score.text(self.after, 2)
+        before, after = score.spoken(self.before, images), score.spoken(self.after, images)
         return f"{self.epochs:g} more epochs: validation {score.name} {before} before, {after} after; {kept}"
 
 

@@ -404,6 +404,13 @@ def replies() -> str:
     return "\n".join(parts)
 
 
+def result_fields() -> str:
+    """What is measured of a trial, as callbacks, tables and replies have it."""
+    from autoslim.core.result import measurement_fields
+
+    return table(("Field", "Meaning"), ((f"`{name}`", f"{about}.") for name, (_, about) in measurement_fields().items()))
+
+
 def _plain(annotation: Any) -> str:
     """A type as it is written, without the modules that it comes from."""
     text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
@@ -442,7 +449,7 @@ PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(cli, job_spec, field, resumable, config_json, exit_codes),
-        *(knobs, training_settings, spaces, models, measured, method_members, smallest_method),
+        *(knobs, training_settings, spaces, models, measured, result_fields, method_members, smallest_method),
         notebook,
         *(routes, service_settings, driver_settings, problem_codes, replies, client_errors),
     )

@@ -8,7 +8,8 @@ import pytest
 from helpers.sample_search import DENSE, fill, make_job, make_results
 
 from autoslim.api.front import Front
-from autoslim.core.result import ParetoFront
+from autoslim.core.interval import wilson
+from autoslim.core.result import DataFacts, ParetoFront
 from autoslim.core.selection import best_within
 from autoslim.core.urls import default_url
 from autoslim.errors import BudgetError
@@ -58,6 +59,15 @@ def test_the_picture_has_every_complete_trial_and_the_dense_model(front: Front) 
     assert len(points) == len(complete) + 1
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert {"front", "dense", *{trial.recipe.method for trial in complete}} == set(labels)
+
+
+def test_accuracies_have_intervals_before_a_model_is_delivered(front: Front) -> None:
+    base = DENSE.replace(data=DataFacts(content_digest="d", images={"validation": 500}, classes=10))
+    known = Front(front.job.replace(base=base), front.stored)
+    assert (front.validation_images, known.validation_images) == (None, 500)
+    head, dense, *_ = known.table()
+    assert head[5] == "validation top-1, % (95 %)"
+    assert dense[5] == wilson(DENSE.dense_accuracy, 500).percent()
 
 
 def test_it_shows_itself(front: Front, tmp_path: Path) -> None:

@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.searched_folder import TIMING
+from helpers.tiny import config_of, make_dense, slim
 
 import autoslim
+from autoslim.api.slim import SlimResult
+from autoslim.core.interval import wilson
 from autoslim.errors import OutputError, RequestError
+from autoslim.export.artifact import SpeedReport, write_config
+from autoslim.slimming.run import Slimmed
 
 PROGRAM = """
 import sys
@@ -51,6 +57,25 @@ def test_a_module_and_a_dataset_become_a_slimmed_model_without_the_searchs_packa
     assert len(config.classes) == 10
     assert not (folder / "work").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
+
+
+def test_a_result_shows_itself_beside_the_dense_model_with_its_accuracy_and_speed(tmp_path: Path) -> None:
+    dense = make_dense()
+    write_config(
+        tmp_path,
+        config_of("merge", dense, slim("merge", dense)).replace(speed=SpeedReport(hardware="a", threads=1, timings=(TIMING,))),
+    )
+    measured = Slimmed(
+        folder=str(tmp_path), method="merge", budget=600, budget_label="60%", dense_flops=1000, dense_params=2_000_000, flops=590,
+        params=2_000_000, accuracy=0.75, test_accuracy=0.711, dense_validation_accuracy=0.76, dense_test_accuracy=0.73,
+        images={"validation": 500, "test": 10_000}, files=("config.json",), dense_folder=None,
+    )  # fmt: skip
+    result = SlimResult(measured)
+    line = "60%: test 71.10% (70.2% to 72.0%), 1.9 points below the dense model; 2.00 times as fast (eager, CPU, batch 1)"
+    assert repr(result) == f"SlimResult({str(tmp_path)!r}, {line})"
+    html = result._repr_html_()
+    assert f"<p>{line}<br>{tmp_path}</p>" in html
+    assert f"<td>merge</td><td>590</td><td>98.33%</td><td>59.0%</td><td>2 M</td><td>{wilson(0.75, 500).percent()}</td>" in html
 
 
 @pytest.mark.parametrize(

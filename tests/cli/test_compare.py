@@ -71,6 +71,7 @@ def test_the_text_has_both_models_and_what_differs(autoslim, folders):
     assert re.fullmatch(r"top-1 on \d+ train images, % \(95 %\)", heads[0][3])
     assert heads[0][4:] == ["ms an image"]
     assert ["image", "class", "A", "B"] in heads
+    assert ["class", "images", "A, % (95 %)", "B, % (95 %)"] in heads
     for line in lines[1:3]:
         _, _, flops, params, accuracy, ms = re.split(r"  +", line)
         assert re.fullmatch(r"[0-9.]+[KMG]", flops)

@@ -30,6 +30,7 @@ def test_help_begins_with_an_example_of_the_command(name: str) -> None:
     about, *rest = inspect.cleandoc(EVERY[name].help or "").split("\n\n")
     assert re.fullmatch(r"[A-Z].*\.", about, flags=re.DOTALL)
     examples = [part.removeprefix("Example: ") for part in rest if part.startswith("Example: ")]
+    assert rest[: len(examples)] == [f"Example: {command}" for command in examples]
     assert examples
     assert any(re.match(rf"{name}\b", command.strip()) for command in examples[0].split("&&")), examples
 

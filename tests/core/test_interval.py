@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoslim.core.interval import Interval, paired_difference, wilson
+from autoslim.core.interval import Interval, paired_difference, separate_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,13 @@ from autoslim.core.interval import Interval, paired_difference, wilson
 def test_wilsons_interval_is_that_of_the_literature(share: float, images: int, low: float, high: float) -> None:
     found = wilson(share, images)
     assert (found.low, found.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+
+
+def test_an_unpaired_interval_is_that_of_two_samples() -> None:
+    first, second = np.repeat([1.0, 0.0], [70, 30]), np.repeat([1.0, 0.0], [60, 40])
+    half = 1.96 * np.sqrt(first.var() / 100 + second.var() / 100)
+    found = separate_difference(0.7, 0.6, 100)
+    assert (found.value, found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1 - half), pytest.approx(0.1 + half))
 
 
 def test_a_paired_interval_is_that_of_the_mean_of_the_differences() -> None:

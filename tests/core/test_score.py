@@ -25,6 +25,9 @@ def test_an_interval_is_that_of_a_share_of_images():
     assert ACCURACY.with_interval(0.711, None) == "71.10"
     assert AGREEMENT.with_interval(0.711, 10_000) == "0.7110"
     assert ACCURACY.with_interval(None, 10_000) == ""
+    assert ACCURACY.spaced(0.711, 10_000) == "71.10 (70.2-72.0) %"
+    assert (ACCURACY.spoken(0.711, 10_000), ACCURACY.spoken(0.711, None)) == ("71.10% (70.2% to 72.0%)", "71.10%")
+    assert AGREEMENT.spoken(0.711, 10_000) == "0.7110"
     units = [score.interval_unit(images) for score in (ACCURACY, AGREEMENT) for images in (10_000, None)]
     assert units == [", % (95 %)", ", %", "", ""]
 

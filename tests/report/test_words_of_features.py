@@ -17,7 +17,7 @@ from autoslim.cli.summary import render
 from autoslim.client import JobReply
 from autoslim.core.job import DatasetSpec, SearchJob
 from autoslim.core.result import EpochReport, Phase, Target, TrialState
-from autoslim.core.score import AGREEMENT, DENSE_AGREEMENT
+from autoslim.core.score import ACCURACY, AGREEMENT, DENSE_AGREEMENT
 from autoslim.progress.display import LineDisplay
 from autoslim.progress.epoch_line import epoch_line
 from autoslim.report import render_front
@@ -138,7 +138,8 @@ def test_the_summary_has_agreements_and_the_probe(job: SearchJob):
     assert "validation agreement" in text and "0.9300" in text and "0.9200" in text and "1.0000" in text
     assert summary.controls["50%"].describe(AGREEMENT).endswith("(trial 0) by 0.0123 of validation agreement")
     assert "50%: test 0.9200, 0.08 below the dense model; k-NN top-1 (20 neighbours) 71.00%" in text
-    assert "71.00%, the dense model's 75.00%, on 90 test images" in text
+    slimmed, dense = (ACCURACY.spoken(share, 90) for share in (0.71, 0.75))
+    assert f"{slimmed}, the dense model's {dense}, on 90 test images" in text
     assert "accura" not in text
 
 
@@ -170,7 +171,7 @@ def test_the_card_and_the_picture_state_cosines_and_the_probe():
     assert "| dense | 1.0000 | 1.0000 |" in card
     assert "| slimmed | 0.9300 | 0.9400 |" in card
     assert "pooled\n0.9500, patches at their places 0.9100" in card
-    assert "| dense | 75.00% |\n| slimmed | 71.00% |" in card
+    assert f"| dense | {ACCURACY.with_interval(0.75, 90)} |\n| slimmed | {ACCURACY.with_interval(0.71, 90)} |" in card
     assert "chosen by its agreement on the validation images" in card
     assert "restore_tokens=True" in card
     assert "accura" not in card

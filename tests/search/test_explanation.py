@@ -33,6 +33,13 @@ def test_the_sentence_names_the_measure_the_field_and_the_next_best(point):
     ]
 
 
+def test_accuracies_have_their_intervals_where_the_images_are_known(point):
+    results = [point(0, 50, 0.74), point(1, 30, 0.6)]
+    found = explain(results, results[0], 50, images=500)
+    assert "within this budget, 74.00% (70.0% to 77.7%) on the validation images; " in found.sentence
+    assert found.describe_neighbours(images=500) == ["next cheaper on the front: trial 1 (width), 60.00% (55.6% to 64.2%) at 30"]
+
+
 def test_a_model_that_uses_a_part_of_the_budget_says_how_much(point):
     results = [point(0, 30, 0.5)]
     found = explain(results, results[0], 50)

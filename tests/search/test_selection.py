@@ -16,6 +16,17 @@ def test_margin_over_the_control_of_the_same_budget(point: Point) -> None:
     assert (against.chosen, against.control, round(against.margin, 9)) == (2, 0, 0.15)
 
 
+def test_the_margin_has_an_interval_where_the_images_are_known(point: Point) -> None:
+    results = [point(0, 69, 0.6, origin=Origin.CONTROL, budget=70), point(1, 65, 0.7, budget=70)]
+    few, many = (against_control(results, {"some": 70}, "some", images=images) for images in (50, 5000))
+    assert few is not None
+    assert many is not None
+    assert few.describe().endswith(
+        "(trial 0) by 10.00 points of validation accuracy (95 %: -8.59 to 28.59, unpaired), within the noise"
+    )
+    assert many.describe().endswith("(trial 0) by 10.00 points of validation accuracy (95 %: 8.14 to 11.86, unpaired)")
+
+
 def test_control_that_is_itself_chosen_is_not_beaten(point: Point) -> None:
     results = [point(0, 69, 0.8, origin=Origin.CONTROL, budget=70), point(1, 65, 0.75)]
     against = against_control(results, {"some": 70}, "some")

@@ -69,4 +69,5 @@ def test_of_equals_the_shorter_stays():
     assert not tuned.is_better
     expected = "5 more epochs: validation accuracy 70.12% before, 70.12% after; the shorter training stays"
     assert tuned.describe(ACCURACY) == expected
+    assert ACCURACY.spoken(tuned.before, 500) in tuned.describe(ACCURACY, 500)
     assert tuned.replace(after=0.714).describe(ACCURACY).endswith("71.40% after; the longer training is kept")

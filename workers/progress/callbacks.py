@@ -28,7 +28,7 @@ class SearchInfo:
 
     `results` are all trials so far: those of earlier attempts, ended or not, and those reused from earlier searches. `seconds_left`
     estimates the wall time to the end of the job, None where nothing is known yet. `spent` says how much of the job's limits is spent, and
-    nothing without any.
+    `unspent` in fewer words what is left of them; both are empty without any.
     """
 
     job: SearchJob
@@ -38,6 +38,7 @@ class SearchInfo:
     results: Sequence[TrialResult] = ()
     seconds_left: Callable[[], float | None] = lambda: None
     spent: Callable[[], str] = lambda: ""
+    unspent: Callable[[], str] = lambda: ""
 
     @property
     def floor(self) -> Floor | None:
@@ -50,16 +51,18 @@ class SearchInfo:
 
 
 class SearchCallback:
-    """Does nothing; override what is of interest. Every method runs in the driver, which waits for it.
+    """Does nothing; override what is of interest. Every method runs in the driver, which waits for it, and an error that one raises ends
+    the search.
 
-    `target` is the label of the budget or of the goal that the trial's recipe is for, or `Target.FREE`.
+    The order is `on_attempt_start`, `on_search_start`, the trials' own, several at a time, and `on_search_end` before the trials that
+    refine the best recipes. `target` is the label of the budget or of the goal that the trial's recipe is for, or `Target.FREE`.
     """
 
     def on_attempt_start(self, results: Sequence[TrialResult]) -> None:
         """Before anything else; `results` are the trials of earlier attempts, ended or not."""
 
     def on_stage_start(self, stage: SearchStage) -> None:
-        pass
+        """The first trials are about to start, or the chosen models are about to be evaluated and exported."""
 
     def on_message(self, text: str) -> None:
         """What happens outside of trials: the dense model's epochs, measurements, exports."""
@@ -71,10 +74,11 @@ class SearchCallback:
         """Once in each attempt, before its first trial."""
 
     def on_trial_start(self, result: TrialResult, target: str) -> None:
-        pass
+        """`result` has the trial's number and its recipe; nothing is measured yet."""
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
-        pass
+        """After each epoch of each phase, and straight after pruning. `report.metrics` has what was measured, such as `loss`, `accuracy`
+        and `images_per_second`; `result` is as at the trial's start."""
 
     def on_trial_lost(self, result: TrialResult, reason: str) -> None:
         """The trial has lost its worker, or had to leave its node. It goes on from its checkpoint when there is a place, without another
@@ -84,7 +88,8 @@ class SearchCallback:
         """From now on `slots` trials run side by side: nodes have joined the cluster, or left it."""
 
     def on_trial_end(self, result: TrialResult, target: str) -> None:
-        """Also for a trial that needs no training, and that never started."""
+        """`result` has the state, the accuracy, the FLOPs and all else that was measured, or the error. Also for a trial that needs no
+        training, and that never started."""
 
     def on_search_end(self, reason: str, refinements: int) -> None:
         """No further recipe is proposed; `refinements` trials of the best recipes follow."""

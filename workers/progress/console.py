@@ -181,9 +181,10 @@ class Console(SearchCallback):
         )
 
     def _overall(self, left: float | None) -> Bar:
-        """By trials; where something else ends the search, such as `--time`, by the time that it takes."""
+        """By trials; where something else ends the search, such as `--time`, by the time that it takes. What is left of the limits, too."""
         job = self._job
-        facts = ("trials wait",) if self._waits else ()
+        unspent = "" if self._search is None else self._search.unspent()
+        facts = (*(("trials wait",) if self._waits else ()), *((unspent,) if unspent else ()))
         if job.max_seconds is None and job.max_epochs is None and job.plateau is None:
             return Bar(name=f"{self._done} of {self._trials} trials", done=self._done, total=self._trials, facts=facts)
         passed = time.monotonic() - self._began

@@ -29,9 +29,9 @@ def hand_over(attempt: SearchAttempt, dense: DenseModels) -> tuple[list[Selected
     """
     job, prepared, store = attempt.job, attempt.prepared, attempt.store
     selected, latencies = select_within_latency(prepared, store, dense=dense, console=attempt.console)
-    results = store.trials(job.id)
+    results, images = store.trials(job.id), prepared.dataset.report.validation.images
     reasons = {
-        label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score)
+        label: explain(results, result, prepared.budgets[label], job.limits, score=job.dataset.score, images=images)
         if label in prepared.budgets
         else explain_goal(prepared, results, result, dense.facts, dense=dense.folder(result.recipe.model))
         for label, result in selected.items()

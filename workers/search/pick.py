@@ -255,7 +255,8 @@ def _tuned(
     work = output.cache / f"longer-{file_digest(source / 'model.safetensors')[:16]}-{epochs:g}"
     context = TrialContext.open(base=around.dense, dataset=around.dataset.path, teacher=around.teacher)
     tuned = _tell_all(tune_longer(source, context, work, epochs=epochs), before.recipe.training.epochs + epochs, score, tell)
-    tell(tuned.describe(score))
+    told = tuned.describe(score, around.dataset.report.validation.images)
+    tell(told)
     earlier = () if before.made_from is None else before.made_from.tuned
     if tuned.is_better:
         after = load_config(work / "model")
@@ -268,13 +269,13 @@ def _tuned(
             kept_epoch=after.kept_epoch,
             seconds=(selection.result.seconds or 0.0) + tuned.seconds,
         )
-        reason = f"{selection.reason}; then {tuned.describe(score)}"
+        reason = f"{selection.reason}; then {told}"
         longer = dataclasses.replace(selection, result=result, reason=reason, tuned=(*earlier, epochs))
         model = _publish(output, job, longer, around, work / "model")
     elif source == output.model(selection.label):
         model = _as_it_is(selection, before, source)
     else:
-        reason = f"{selection.reason}; {tuned.describe(score)}"
+        reason = f"{selection.reason}; {told}"
         model = _publish(output, job, dataclasses.replace(selection, reason=reason), around, source)
     shutil.rmtree(work, ignore_errors=True)
     return model.replace(tuned=tuned)

@@ -163,6 +163,15 @@ class SpendingGuard(SearchCallback):
             parts.append(f"{self._money(self.device_seconds()):.2f} of {self.job.max_cost:g} in money")
         return f"{' and '.join(parts)} spent" if parts else ""
 
+    def unspent(self) -> str:
+        """`1h34m48s, 16.90 in money unspent`; empty without a limit."""
+        parts = []
+        if self.job.max_hours is not None:
+            parts.append(format_duration(max(0.0, 3600 * self.job.max_hours - self.seconds())))
+        if self.job.max_cost is not None:
+            parts.append(f"{max(0.0, self.job.max_cost - self._money(self.device_seconds())):.2f} in money")
+        return f"{', '.join(parts)} unspent" if parts else ""
+
     def announcement(self) -> str:
         """For the start of the search."""
         return f"{self.describe()}; {format_duration(self.reserve())} are kept for handing the models over"

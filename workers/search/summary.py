@@ -81,7 +81,8 @@ def summarize(
     last sync to MLflow."""
     job = prepared.job
     selected = {model.label: results[model.trial] for model in models}
-    controls = {label: against_control(results, prepared.budgets, label, job.limits) for label in prepared.budgets}
+    images = prepared.dataset.report.validation.images if job.dataset.score.is_share else None
+    controls = {label: against_control(results, prepared.budgets, label, job.limits, images=images) for label in prepared.budgets}
     missing = tuple(label for label in job.labels if label not in selected)
     own = [result.state for result in results if result.origin != Origin.REUSED]
     return Summary(

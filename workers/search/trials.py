@@ -86,6 +86,7 @@ def start_callbacks(attempt: SearchAttempt, facts: BaseFacts) -> tuple[SearchCal
         results=results,
         seconds_left=eta.seconds_to_end,
         spent=attempt.spending.describe,
+        unspent=attempt.spending.unspent,
     )
     for callback in callbacks:
         callback.on_search_start(search)

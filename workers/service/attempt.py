@@ -136,6 +136,9 @@ def _outcome(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState,
         from workers.service.failure import no_model
 
         return QueueState.FAILED, {"failure": no_model(summary.why_missing, job_id=claim.id, spec=spec)}
+    from workers.search.model_line import describe_model
+    from workers.search.recommended import describe_recommended
+
     result = {
         "models": [{**model.to_dict(), "folder": f"models/{model.label}"} for model in summary.models],
         "missing": list(summary.missing),
@@ -144,6 +147,8 @@ def _outcome(summary: Summary, claim: Claim, spec: JobSpec) -> tuple[QueueState,
         "dense": {"flops": summary.dense_flops, "accuracy": summary.dense_accuracy},
         "trials": summary.states,
         "logged": summary.logged,
+        "lines": {model.label: describe_model(model, summary) for model in summary.models},
+        "recommended": describe_recommended(summary),
         "reasons": {label: reason.sentence for label, reason in summary.reasons.items()},
         "cost": {**summary.cost.to_dict(), "money": summary.cost.money},
     }

@@ -75,7 +75,8 @@ def _files(config: SlimConfig) -> str:
     judged = [form for form in config.forms if form.file and form.accuracy is not None]
     if not judged:
         return ""
-    shown = ", ".join(f"{form.file} {ACCURACY.spaced(form.accuracy or 0.0)}" for form in judged)
+    images = config.images.get("test")
+    shown = ", ".join(f"{form.file} {ACCURACY.spaced(form.accuracy or 0.0, images)}" for form in judged)
     warnings = [f"<p><b>{escape(f'{form.file} {form.describe_loss()}.')}</b></p>" for form in judged if form.loses_too_much]
     return "".join([paragraph(f"Exported files on the same images, each by its own runtime: {shown}."), *warnings])
 

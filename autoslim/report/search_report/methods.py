@@ -15,7 +15,7 @@ from autoslim.report.text_table import Cell, Column, draw_text_table, numbers
 
 
 def draw_methods(content: SearchContent) -> str:
-    view = content.view
+    view, images = content.view, content.validation_images
     groups: dict[str, list[TrialResult]] = {}
     for result in view.results:
         groups.setdefault(result.recipe.title, []).append(result)
@@ -26,7 +26,7 @@ def draw_methods(content: SearchContent) -> str:
     columns = (
         Column("Method"),
         *numbers("Trials", "Complete", "Stopped early", "Failed", "On the front"),
-        *numbers(*(f"Best within {label}" for label in budgets)),
+        *numbers(*(f"Best within {label}{content.score.interval_unit(images)}" for label in budgets)),
         *numbers("Seconds a trial"),
     )
     # Methods alone before chains, which have a + between their methods.
@@ -68,7 +68,7 @@ def _best_cell(content: SearchContent, name: str, label: str, best: Mapping[str,
     if own is None:
         return Cell(text="none")
     highest = max(found[label].accuracy or 0.0 for found in best.values() if label in found)
-    text = f"{content.score.spaced(own.accuracy or 0.0)} (trial {own.number})"
+    text = f"{content.score.with_interval(own.accuracy, content.validation_images)}, trial {own.number}"
     return Cell(text=text, strong=own.accuracy == highest)
 
 

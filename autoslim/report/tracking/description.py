@@ -23,7 +23,7 @@ Searches by **autoslim**: a parent run for every search, and below it a child ru
 """
 
 _HEAD = """\
-| Trial | Method | {score} | FLOPs | Of dense | Parameters | Chosen for | Knobs |
+| Trial | Method | {score}{unit} | FLOPs | Of dense | Parameters | Chosen for | Knobs |
 |---:|---|---:|---:|---:|---:|---|---|"""
 
 _MOST_ROWS = 12
@@ -35,12 +35,13 @@ _LONGEST = 7500  # MLflow keeps 8000 characters of a tag
 def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
     """Markdown: what was searched, how far it is, and the front, cheapest first, with the knobs in which its trials differ."""
     spec, base, score = job.job, job.base, job.job.dataset.score
+    images = None if base is None else base.validation_images
     model, data = _cell(model_names(spec)), _cell(hide_password(spec.dataset.source))
     lines = [f"**{model}** on **{data}**, job {job.state.value}: {_counts(trials)}."]
     if base is not None:
         for label, facts in (base.starts or {"": base}).items():
             name, flops = f"Dense model {_cell(label)}".strip(), format_flops(facts.dense_flops)
-            lines.append(f"{name}: {score.title} {score.spaced(facts.dense_accuracy)} at {flops} multiply-accumulates.")
+            lines.append(f"{name}: {score.title} {score.spaced(facts.dense_accuracy, images)} at {flops} multiply-accumulates.")
         lines += [f"{_cell(line)}." for line in describe_teachers(base)]
     front = ParetoFront.of(trial.result for trial in trials).results
     if not front:
@@ -48,8 +49,10 @@ def front_note(job: StoredJob, trials: Sequence[StoredTrial]) -> str:
     shown, common = _shown(job, front), _common_knobs(front)
     if common:
         lines.append(f"All of the front: {_cell(_knobs(common))[:600]}.")
-    text = "\n\n".join([*lines, "### Pareto front", _HEAD.format(score=score.title.capitalize())])
-    rows = [_row(job, result, common) for result in shown]
+    text = "\n\n".join(
+        [*lines, "### Pareto front", _HEAD.format(score=score.title.capitalize(), unit=score.interval_unit(images))]
+    )
+    rows = [_row(job, result, common, images) for result in shown]
     while len(text) + sum(len(row) + 1 for row in rows) > _LONGEST:
         rows.pop()
     left = len(front) - len(rows)
@@ -73,11 +76,11 @@ def _common_knobs(front: Sequence[TrialResult]) -> dict[str, Any]:
     return {name: found[0] for name, found in values.items() if len(found) > 1 and all(value == found[0] for value in found)}
 
 
-def _row(job: StoredJob, result: TrialResult, common: Mapping[str, Any]) -> str:
+def _row(job: StoredJob, result: TrialResult, common: Mapping[str, Any], images: int | None) -> str:
     share = "" if job.base is None else f"{100 * (result.flops or 0) / job.base.dense_flops:.1f} %"
     chosen = ", ".join(label for label, number in job.chosen.items() if number == result.number)
     own = {name: value for name, value in result.recipe.flat_knobs.items() if name not in common}
-    found = job.job.dataset.score.spaced(result.accuracy or 0.0)
+    found = job.job.dataset.score.with_interval(result.accuracy or 0.0, images)
     cells = [str(result.number), result.recipe.title, found, format_flops(result.flops or 0)]
     cells += [share, "" if result.params is None else f"{result.params / 1e6:.4g} M", chosen, _knobs(own)[:300]]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"

@@ -47,9 +47,10 @@ class JobFailure(BaseModel):
 class JobResult(BaseModel):
     """How a search ended. Dictionaries are by budget label, except `trials`: the number of trials by state.
 
-    `missing` are the budgets, or the goal, without a model, `why_missing` says so in a sentence each, `reasons` say why each model was
-    selected. `images` is the size of the splits `validation` and `test`. FLOPs are multiply-accumulates per image, accuracies the job's
-    `score`. `logged` is false where MLflow lacks a part.
+    `missing` are the budgets, or the goal, without a model, `why_missing` says so in a sentence each. `lines` has each model's accuracy on
+    the test images beside the dense model's and its speed, `recommended` the model that the numbers speak for, both in words; `reasons` say
+    why each model was selected. `images` is the size of the splits `validation` and `test`. FLOPs are multiply-accumulates per image,
+    accuracies the job's `score`. `logged` is false where MLflow lacks a part.
     """
 
     # The driver may be of another version: a newer one reports more, an older one less.
@@ -61,6 +62,8 @@ class JobResult(BaseModel):
     dense: dict[str, float] | None = None
     trials: dict[str, int] = {}
     logged: bool | None = None
+    lines: dict[str, str] = {}
+    recommended: str = ""
     reasons: dict[str, str] = {}
     images: dict[str, int] = {}
     cost: dict[str, Any] | None = None

@@ -19,8 +19,8 @@ from autoslim.core.accuracy_goal import AccuracyGoal
 from autoslim.core.budget import format_flops
 from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
-from autoslim.core.result import BaseFacts, ParetoFront, TrialState
-from autoslim.core.score import DENSE_AGREEMENT
+from autoslim.core.result import BaseFacts, DataFacts, ParetoFront, TrialState
+from autoslim.core.score import ACCURACY, DENSE_AGREEMENT
 from autoslim.core.selection import best_within
 from autoslim.core.speed import SpeedReport
 from autoslim.export.artifact import FormReport
@@ -81,12 +81,24 @@ def test_every_method_is_compared_within_each_budget(report: str, content: Searc
         found, own = dict(zip(head, row, strict=True)), [result for result in results if result.recipe.title == row[0]]
         assert int(found["Trials"]) == len(own)
         best = best_within(own, DENSE.dense_flops // 2)
-        expected = "none" if best is None else f"{100 * (best.accuracy or 0):.2f} % (trial {best.number})"
-        assert found["Best within 50%"] == expected
+        images = content.validation_images
+        expected = "none" if best is None else f"{wilson(best.accuracy or 0, images).percent()}, trial {best.number}"
+        assert found["Best within 50%, % (95 %)"] == expected
     front = {result.number for result in ParetoFront.of(results).results}
     assert sum(int(dict(zip(head, row, strict=True))["On the front"]) for row in rows) == len(front)
     assert section(report, "methods").count("<strong>") >= 3
     assert f"On {content.validation_images} validation images" in section(report, "methods")
+
+
+def test_trials_and_the_dense_model_have_their_intervals_where_the_images_are_known(content: SearchContent):
+    facts = DENSE.replace(data=DataFacts(content_digest="d", images={"validation": 500}, classes=10))
+    text = render_report(dataclasses.replace(content, stored=content.stored.replace(base=facts))).html
+    assert f"top-1 {wilson(DENSE.dense_accuracy, 500).percent()} % at" in section(text, "budgets")
+    chosen = next(trial.result for trial in content.trials if trial.result.number == 3)
+    share = chosen.accuracy or 0.0
+    assert f'<td class="number" data-value="{share}">{wilson(share, 500).percent()} %</td>' in section(text, "front")
+    assert f"{ACCURACY.spoken(share, 500)} on the validation images" in plain(section(text, "budgets"))
+    assert "with intervals at 95 % for its 500 images" in section(text, "front")
 
 
 def test_the_hypervolume_ends_where_the_whole_front_is(report: str, content: SearchContent):
@@ -139,7 +151,11 @@ def test_every_file_has_its_accuracy_and_what_loses_too_much_is_in_bold(report: 
     int8 = onnx.replace(name="onnx-int8", file="model.int8.onnx", accuracy=0.88, drop=2.0)
     judged = dataclasses.replace(model, config=model.config.replace(forms=(onnx, int8)))
     text = section(render_report(dataclasses.replace(content, models=(judged,))).html, "accuracy")
-    assert "each by its own runtime: model.onnx 90.00 %, model.int8.onnx 88.00 %." in text
+    images = model.config.images["test"]
+    assert (
+        f"each by its own runtime: {', '.join(f'{form.file} {wilson(form.accuracy, images).percent()} %' for form in (onnx, int8))}."
+        in text
+    )
     assert "<b>model.int8.onnx loses 2.00 points of top-1 on the test images (allowed: 0.5).</b>" in text
     assert text.count("<b>") == 1
 

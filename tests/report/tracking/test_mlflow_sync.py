@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.sample_search import DENSE, add, end, fill, make_job, make_recipe, make_report, make_result, make_results
 
+from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
 from autoslim.core.result import DataFacts, Origin, ParetoFront, Target, TrialState
 from autoslim.core.urls import default_url
@@ -96,7 +97,7 @@ def test_parent_carries_the_front_as_picture_table_parquet_and_text(search):
     assert [row[table["columns"].index("trial")] for row in table["data"]] == front
     assert pq.read_table(folder / "front.parquet")["number"].to_pylist() == front
     assert "<svg" in (folder / "front.html").read_text()
-    assert "| Trial | Method | Top-1 |" in parent.data.tags["mlflow.note.content"]
+    assert "| Trial | Method | Top-1, % |" in parent.data.tags["mlflow.note.content"]
 
 
 def test_the_run_of_a_search_of_chains_names_them_as_it_does_methods(store, output, client):
@@ -197,6 +198,12 @@ def test_the_description_of_a_long_front_has_the_chosen_and_the_most_accurate(st
     assert "ranking=" not in table
     assert "vit_slim.rate=" in table
     assert len(note) < 3000
+    assert "| Trial | Method | Top-1, % | " in note
+    store.set_base(job.id, DENSE.replace(data=DataFacts(content_digest="d", images={"validation": 500}, classes=10)))
+    note = front_note(store.job(job.id), store.stored_trials(job.id))
+    assert f"top-1 {wilson(DENSE.dense_accuracy, 500).percent()} % at" in note
+    assert "| Trial | Method | Top-1, % (95 %) | " in note
+    assert f"| {wilson(0.52, 500).percent()} | " in note
 
 
 def test_front_moves_as_trials_finish(store, job, client):

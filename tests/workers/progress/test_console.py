@@ -88,6 +88,17 @@ def test_a_display_with_bars_has_one_for_each_running_trial_the_best_of_each_bud
     ]
 
 
+def test_bars_say_what_is_left_of_the_limits():
+    display = Recorded()
+    console = Console(make_job(trials=24), display)
+    info = SearchInfo(job=make_job(), budgets={}, base=DENSE, unspent=lambda: "1h30m, 20.00 in money unspent")
+    console.on_search_start(info)
+    assert display.status.overall is not None
+    assert display.status.overall.facts == ("1h30m, 20.00 in money unspent",)
+    console.on_wait("no node has a GPU")
+    assert display.status.overall.facts == ("trials wait", "1h30m, 20.00 in money unspent")
+
+
 def test_where_time_ends_the_search_the_whole_is_that_of_time():
     display = Recorded()
     console = Console(make_job(max_seconds=60.0), display)

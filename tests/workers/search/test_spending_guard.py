@@ -200,4 +200,5 @@ def test_what_is_spent_is_told(tmp_path, store):
     attempt.now = 1800.0
     attempt.guard.on_trial_end(make_result(0, seconds=10.0), "80%")
     assert attempt.guard.describe() == "30m00s of 2h00m and 0.00 of 20 in money spent"
+    assert attempt.guard.unspent() == "1h30m, 20.00 in money unspent"
     assert attempt.guard.seconds_left() == pytest.approx(5400 - attempt.guard.reserve())
