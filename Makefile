@@ -23,6 +23,8 @@ install: $(STAMP) ## set up the environment with everything
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autoslim needs Python 3.11 or newer; give one with PYTHON=python3.x")'
+	@echo 'autoslim and its packages are installed into $(VENV), once: some 8 GB, which takes'
+	@echo 'about ten minutes on two slow cores. pip says little meanwhile.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -52,7 +54,6 @@ demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local R
 
 # Before anything is installed or loaded.
 demo-about: ## say what the demo does, and how long it takes
-	@test -e $(STAMP) || echo 'First autoslim is installed into $(VENV): several GB of packages, once.'
 	@echo 'The demo trains a small vision transformer on handwritten digits, and searches for the best'
 	@echo 'slimmed model at 50 % and at 40 % of its FLOPs. It takes about six minutes on two slow cores'
 	@echo 'without AVX-512, and less on others. The results come to $(DEMO_OUTPUT).'

@@ -33,7 +33,7 @@ from workers.estimate.throughput import Throughput, mean_throughput, measure_thr
 from workers.search.base_model import base_names
 from workers.search.latency import search_request
 from workers.search.prepare import PreparedSearch, flops_of, prepare, with_latency_table
-from workers.search.resources import concurrent_trials, trial_resources, trial_threads, with_default_resources
+from workers.search.resources import busy_machine, concurrent_trials, trial_resources, trial_threads, with_default_resources
 from workers.search.warm_start import WarmStart, find_warm_start
 
 
@@ -44,9 +44,11 @@ def made_plan(job: SearchJob, display: Display, *, as_json: bool) -> str:
         if job.limits.latency_ms is not None:
             display.show(working("measuring the latency"))
             prepared = with_latency_table(prepared, _measured_here(prepared))
+        # Before the steps, which are work of this process.
+        busy = busy_machine(job)
         display.show(working("timing training steps"))
         facts, found = plan_facts(prepared)
-        return json.dumps(facts) if as_json else _render(prepared, facts, found)
+        return json.dumps(facts) if as_json else _render(prepared, facts, found, busy)
 
 
 def _measured_here(prepared: PreparedSearch) -> LatencyTable:
@@ -83,6 +85,7 @@ def plan_facts(prepared: PreparedSearch) -> tuple[dict[str, object], DryRun]:
         "expected": work.estimate.workload.to_dict(),
         "seconds": work.cost.seconds,
         "parts": work.parts,
+        "reserved": work.reserved,
         "device": work.cost.device,
         "device_hours": work.cost.device_hours,
         "money": work.cost.money,
@@ -157,7 +160,7 @@ def _machine() -> dict[str, float]:
     return {"cpus": float(os.cpu_count() or 1), "gpus": float(torch.cuda.device_count())}
 
 
-def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) -> str:
+def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun, busy: str) -> str:
     job = prepared.job
     lines = [
         *_model_lines(prepared),
@@ -178,7 +181,7 @@ def _render(prepared: PreparedSearch, facts: dict[str, object], work: DryRun) ->
         lines += [f"Limits    {limits.flags}; the dense model takes {' and '.join(words.values())}{where}"]
     lines += ["", *_method_lines(prepared)]
     lines += ["", f"Prior     {prepared.proposer.describe_prior()}"]
-    lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work)]
+    lines += [*(f"Reuse     {line}" for line in reused), *_cost_lines(job, facts, work, busy)]
     return "\n".join(lines)
 
 
@@ -273,14 +276,13 @@ def _none_reached(prepared: PreparedSearch) -> str:
     return "none of the budgets" if prepared.budgets else ""
 
 
-def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[str]:
+def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun, busy: str) -> list[str]:
     done = work.estimate.workload
     # What the job's pruner is expected to save; for one that stops nothing, or trials too short to be stopped, that is nothing.
     early = f", some {done.epochs:.3g} epochs with early stops" if done.epochs < done.trials * job.training.epochs else ""
     at_most = "at most " if job.plateau is not None else ""
     limits = limit_flags(job)
-    kept = work.parts["finalizing"]
-    told = f"Limits    {limits}, over all attempts; about {format_duration(kept)} of it are kept for handing the models over"
+    told = f"Limits    {limits}, over all attempts; about {format_duration(work.reserved)} of it are kept for handing the models over"
     if limits and not done.trials:
         told += ", which with the dense model leaves nothing for a trial: give more"
     best = "best" if done.refinements == 1 else f"best {done.refinements}"
@@ -289,6 +291,7 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun) -> list[
     return [
         f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
+        *([f"{'':10}{busy}"] if busy else []),
         f"Cost      {at_most}about {work.cost.describe()} in {job.output_uri or job.output}",
         *([told] if limits else []),
     ]

@@ -78,8 +78,8 @@ class DatasetReport(Record):
         unreadable = self.train.unreadable + self.validation.unreadable + self.test.unreadable
         named = ", ".join(self.classes[:_SHOWN]) + (", ..." if len(self.classes) > _SHOWN else "")
         return [
-            f"{self.train.images} train, {self.validation.images} validation ({self.validation.how_obtained}), "
-            f"{self.test.images} test ({self.test.how_obtained}); {unreadable} unreadable",
+            f"{self.train.images:,} train, {self.validation.images:,} validation ({self.validation.how_obtained}), "
+            f"{self.test.images:,} test ({self.test.how_obtained}); {unreadable} unreadable",
             *([f"{len(self.classes)} classes: {named}"] if self.classes else []),
             *(f"taken: {what}" for what in self.chosen),
             *(f"not used: {what}" for what in self.not_used),

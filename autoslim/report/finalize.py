@@ -290,8 +290,8 @@ def _draw_pictures(folder: Path, dataset: PreparedDataset) -> bool:
 def _describe_data(dataset: PreparedDataset) -> str:
     report = dataset.report
     return (
-        f"{report.train.images} training, {report.validation.images} validation ({report.validation.how_obtained}) and "
-        f"{report.test.images} test images ({report.test.how_obtained}); "
+        f"{report.train.images:,} training, {report.validation.images:,} validation ({report.validation.how_obtained}) and "
+        f"{report.test.images:,} test images ({report.test.how_obtained}); "
         f"{report.train.unreadable + report.validation.unreadable + report.test.unreadable} unreadable images left out."
         + "".join(f" Taken: {what}." for what in report.chosen)
         + "".join(f" Not used: {what}." for what in report.not_used)

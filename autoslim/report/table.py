@@ -40,7 +40,7 @@ _COLUMNS = (
     _Column("FLOPs", "number", lambda view, r: (view.flops(r.flops), r.flops)),
     _Column("Of dense", "number", lambda view, r: (percent(_share(view, r)), _share(view, r))),
     _Column("Parameters", "number", lambda view, r: ("" if r.params is None else f"{r.params / 1e6:.4g} M", r.params)),
-    _Column("Epochs", "number", lambda view, r: ("" if r.epochs is None else f"{r.epochs:g}", r.epochs)),
+    _Column("Epochs", "number", lambda view, r: ("" if r.epochs is None else f"{r.epochs:.4g}", r.epochs)),
     _Column("Seconds", "number", lambda view, r: ("" if r.seconds is None else f"{r.seconds:.1f}", r.seconds)),
     _Column("State", "text", lambda view, r: (r.state.value, None)),
     _Column("Knobs", "wide", lambda view, r: (", ".join(f"{name}={value}" for name, value in _knobs(r).items()), None)),

@@ -48,11 +48,14 @@ def test_a_time_limit_holds_in_the_estimate(autoslim):
 
 @pytest.mark.slow
 @pytest.mark.short
-def test_people_are_told_in_three_lines(autoslim):
+def test_people_are_told_in_three_lines(autoslim, monkeypatch):
+    monkeypatch.setattr("workers.search.resources.busy_cpus", lambda: 1.6)
     code, out, err = autoslim(*PLAN)
     assert code == 0, err
     assert re.search(r"Trials    24 of 3 epochs, 2 at a time, some \d+(\.\d)? epochs with early stops; the best of them for", out)
-    assert re.search(r"Time      about \d+m\d+s here \(starting 27s, dense model ", out)
+    assert re.search(
+        r"Time      about \d+m\d+s here \(starting 27s, dense model .*\)\n          the machine is busy: others use 1.6 of ", out
+    )
     assert re.search(r"Cost      about [0-9.e-]+ CPU hours, [0-9.]+ at 3 an hour; [0-9.]+ GB in ", out)
 
 
@@ -122,8 +125,10 @@ def test_a_goal_is_in_the_json_with_what_other_models_say(autoslim):
 def test_hours_and_money_hold_in_the_estimate_with_what_handing_over_takes(autoslim):
     code, out, err = autoslim(*PLAN, "--json")
     whole = json.loads(out)
-    # What is fixed, and room for half of the trials.
-    hours = (whole["seconds"] - 0.5 * (whole["parts"]["trials"] + whole["parts"]["refinement"])) / 3600
+    # What is fixed, what the search keeps for its end, and room for half of the trials.
+    assert whole["reserved"] > whole["parts"]["finalizing"]
+    room = 0.5 * (whole["parts"]["trials"] + whole["parts"]["refinement"])
+    hours = (whole["parts"]["starting"] + whole["parts"]["dense model"] + whole["reserved"] + room) / 3600
     code, out, err = autoslim(*PLAN, "--max-hours", f"{hours:.4f}", "--trials", "24", "--json")
     assert code == 0, err
     plan = json.loads(out)

@@ -35,6 +35,11 @@ def test_a_split_that_tells_a_point_needs_no_word(report):
         assert any("choose the models" in line for line in large.lines()) == said
 
 
+def test_thousands_are_told_apart(report):
+    large = dataclasses.replace(report, train=dataclasses.replace(report.train, images=48_000))
+    assert large.lines()[0].startswith("48,000 train, 11 validation (drawn from train)")
+
+
 @pytest.mark.parametrize("images", [100, 1000, 50_000])
 def test_the_half_is_that_of_the_widest_interval(images):
     widest = max((wilson(share / 20, images) for share in range(1, 20)), key=lambda found: found.high - found.low)

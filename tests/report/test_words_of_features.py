@@ -117,7 +117,7 @@ def test_reasons_and_lines_name_agreement(job: SearchJob):
             pruner.observe(trial(number, 100), finetuned(9.0, 0.9 + number / 100))
         reason = pruner.should_prune(trial(9, 100), finetuned(1.0, 0.5))
         assert reason is not None
-        assert reason.startswith("agreement 0.500 after 1 epochs")
+        assert reason.startswith(("agreement 0.500 after 1 epoch: ", "agreement 0.500 after 1 epoch is "))
         lines.append(reason)
     assert not [line for line in lines if WRONG.search(line)]
 

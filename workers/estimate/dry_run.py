@@ -23,6 +23,7 @@ from workers.estimate.throughput import Throughput, mean_throughput
 from workers.progress.cost import SearchCost, cost_of, devices_of, finalize_seconds, folder_size
 from workers.search.prepare import PreparedSearch, flops_of
 from workers.search.resources import trial_ranks
+from workers.search.spending_guard import reserved_seconds
 
 _START_SECONDS = 27.0
 """Until Ray and its first workers are ready."""
@@ -34,11 +35,13 @@ _TRIAL_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DryRun(Record):
-    """`parts` are seconds of wall time by the search's steps; `cost` is that of all of them."""
+    """`parts` are seconds of wall time by the search's steps; `cost` is that of all of them. `reserved` are the seconds that a limit keeps
+    for the end: more than the expected ones of `finalizing`."""
 
     estimate: Estimate
     cost: SearchCost
     parts: dict[str, float]
+    reserved: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class _Seconds:
     adapting: float
     trials: float
     refinements: float
-    finalizing: float
+    evaluating: float
 
 
 def dry_run(
@@ -79,16 +82,17 @@ def dry_run(
         # Fewer trials than slots leave slots empty.
         "trials": busy.trials / min(slots, max(1, workload.trials)),
         "refinement": busy.refinements / min(slots, max(1, workload.refinements)),
-        "finalizing": busy.finalizing,
+        "finalizing": finalize_seconds(prepared.job) + busy.evaluating,
     }
-    share = _share_within_limits(prepared.job, parts, busy)
+    reserved = reserved_seconds(prepared.job, busy.evaluating)
+    share = _share_within_limits(prepared.job, parts, busy, reserved)
     parts |= {name: share * parts[name] for name in ("trials", "refinement")}
     workload = _scaled(workload, share)
-    device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + busy.finalizing
+    device_seconds = busy.adapting + share * (busy.trials + busy.refinements) + parts["finalizing"]
     estimate = _estimate(prepared, workload, adapts=adapts)
     size = _image_bytes(prepared) + estimate.disk.kept
     cost = cost_of(prepared.job, seconds=sum(parts.values()), busy_seconds=device_seconds, size=size)
-    return DryRun(estimate=estimate, cost=cost, parts=parts)
+    return DryRun(estimate=estimate, cost=cost, parts=parts, reserved=reserved)
 
 
 def _busy_seconds(
@@ -105,7 +109,7 @@ def _busy_seconds(
         adapting=overhead * adapting,
         trials=workload.trials * _TRIAL_SECONDS + workload.epochs * overhead * epoch,
         refinements=workload.refinements * _TRIAL_SECONDS + workload.refinement_epochs * overhead * epoch,
-        finalizing=finalize_seconds(job) + evaluating,
+        evaluating=evaluating,
     )
 
 
@@ -140,14 +144,14 @@ def _own_share(chain: Sequence[Method], shape: ViTShape) -> float:
     return 1 - math.prod(1 - method.train_share(method.repair(shape, {})) for method in chain)
 
 
-def _share_within_limits(job: SearchJob, parts: dict[str, float], busy: _Seconds) -> float:
+def _share_within_limits(job: SearchJob, parts: dict[str, float], busy: _Seconds, reserved: float) -> float:
     """The share of all trials that the job's limits leave room for; 1 without a limit, 0 where they leave none."""
     trials, limit = parts["trials"] + parts["refinement"], spending_limit(job)
     shares = [1.0 if job.max_seconds is None else job.max_seconds / max(trials, job.max_seconds)]
     if limit.seconds is not None:
-        shares.append(_room(limit.seconds - sum(parts.values()) + trials, trials))
+        shares.append(_room(limit.seconds - parts["starting"] - parts["dense model"] - reserved, trials))
     if limit.device_seconds is not None:
-        left = limit.device_seconds / devices_of(job)[1] - busy.adapting - busy.finalizing
+        left = limit.device_seconds / devices_of(job)[1] - busy.adapting - reserved
         shares.append(_room(left, busy.trials + busy.refinements))
     return min(shares)
 

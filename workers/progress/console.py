@@ -211,6 +211,6 @@ def _outcome(result: TrialResult, score: Score) -> str:
         found = f"{score.name} {score.text(result.accuracy)}"
         return f"ends: {found} at {format_flops(result.flops)} in {format_duration(result.seconds)}"
     if result.state is TrialState.STOPPED:
-        return f"is stopped after {result.epochs:.3g} epochs: {result.stopped}"
+        return f"is stopped: {result.stopped}"
     lines = (result.error or "").strip().splitlines()
     return f"{result.state.value}: {lines[-1] if lines else result.error_class}"

@@ -30,6 +30,11 @@ _TEACHER = 4 / 3
 """Seconds of an epoch of a trial by those of an epoch of the dense model, which has no teacher to run forwards."""
 
 
+def reserved_seconds(job: SearchJob, evaluating: float) -> float:
+    """Seconds of a limit that are kept for stopping the trials and handing the models over; `evaluating` are those of seeing the images."""
+    return STOP_SECONDS + _HANDOVER_MARGIN * finalize_seconds(job) + evaluating
+
+
 class SpendingGuard(SearchCallback):
     """The wall time of this attempt starts at `began`, on `clock`, in seconds. `handover_images` is how many images are seen when the
     models are handed over, as a share of the training images. `ended` is why no further trial begins, once that is so.
@@ -109,7 +114,7 @@ class SpendingGuard(SearchCallback):
 
     def reserve(self) -> float:
         """Seconds that are kept for stopping the trials and handing the models over."""
-        return STOP_SECONDS + _HANDOVER_MARGIN * finalize_seconds(self.job) + self._handover_images * self._pace()
+        return reserved_seconds(self.job, self._handover_images * self._pace())
 
     def seconds_left(self) -> float | None:
         """Wall time until trials are stopped; None without such a limit."""

@@ -17,6 +17,11 @@ SAME_EPOCH = 1e-6
 """Epochs are sums of fractions: two that differ by less are the same."""
 
 
+def after_epochs(epoch: float) -> str:
+    """For a reason: `after 1 epoch`."""
+    return f"after {epoch:.3g} epoch{'' if epoch == 1 else 's'}"
+
+
 class Pruner(Protocol):
     """Stops the trials of one search that are behind the others.
 

@@ -13,7 +13,7 @@ import math
 
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
 from autoslim.core.score import ACCURACY, Score
-from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH
+from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH, after_epochs
 from autoslim.search.pruners.rung import Rung, RungEntry
 
 REDUCTION_FACTOR = 3
@@ -48,7 +48,7 @@ class HalvingPruner:
         rung = self._enter(trial, report)
         if rung is None or trial.origin == Origin.CONTROL or self.epochs - report.epoch < MIN_SAVED_EPOCHS:
             return None
-        where = f"after {report.epoch:.3g} epochs"
+        where = after_epochs(report.epoch)
         if report.phase == Phase.PRUNE:
             if rung.best_accuracy(trial.recipe.budget) < MIN_LEAD_OVER_CHANCE * self.chance:
                 return None

@@ -10,7 +10,7 @@ import statistics
 
 from autoslim.core.result import EpochReport, Origin, Phase, TrialResult
 from autoslim.core.score import ACCURACY, Score
-from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH
+from autoslim.search.pruners.base import MIN_SAVED_EPOCHS, SAME_EPOCH, after_epochs
 from autoslim.search.pruners.rung import BAND
 
 MIN_FINISHED = 3
@@ -46,7 +46,7 @@ class MedianPruner:
         if len(known) < MIN_FINISHED or accuracy >= (median := statistics.median(known)):
             return None
         return (
-            f"{self._score.name} {self._score.text(accuracy)} after {report.epoch:.3g} epochs is below {self._score.text(median)}, the "
+            f"{self._score.name} {self._score.text(accuracy)} {after_epochs(report.epoch)} is below {self._score.text(median)}, the "
             f"median of {len(known)} finished trials within {BAND:.0%} of its FLOPs"
         )
 

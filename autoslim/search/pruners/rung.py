@@ -63,11 +63,8 @@ class Rung:
         if len(band) >= self.min_entries:
             # Rounded up, so that the best of the band always continues.
             last = math.ceil(self.keep * len(band))
-            return (
-                f"place {rank} of {len(band)} within {BAND:.0%} of its FLOPs, only the first {last} continue"
-                if rank > last
-                else None
-            )
+            first = "the first continues" if last == 1 else f"the first {last} continue"
+            return f"place {rank} of {len(band)} within {BAND:.0%} of its FLOPs, only {first}" if rank > last else None
         # Free trials have FLOPs of their own and hardly a band. That several cheaper ones are better is reason enough.
         return f"{ahead} trials of no more FLOPs are ahead" if ahead >= self.min_entries else None
 

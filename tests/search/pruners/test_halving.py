@@ -35,6 +35,18 @@ def test_the_best_third_at_equal_flops_goes_on():
     assert stopped(halving(), [(100, accuracy) for accuracy in accuracies]) == [2, 4, 6]
 
 
+def test_the_reason_says_after_how_long_and_which_place():
+    pruner = halving()
+    for number, accuracy in enumerate((0.6, 0.7)):
+        assert pruner.should_prune(trial(number, 100), finetuned(1.0, accuracy)) is None
+    reason = pruner.should_prune(trial(2, 100), finetuned(1.0, 0.5))
+    assert reason == "accuracy 50.0% after 1 epoch: place 3 of 3 within 10% of its FLOPs, only the first continues"
+    for number, accuracy in enumerate((0.8, 0.9), start=3):
+        assert pruner.should_prune(trial(number, 100), finetuned(1.5, accuracy)) is None
+    reason = pruner.should_prune(trial(5, 100), finetuned(1.5, 0.5))
+    assert reason == "accuracy 50.0% after 1.5 epochs: place 5 of 6 within 10% of its FLOPs, only the first 2 continue"
+
+
 def test_the_first_trials_have_no_others_to_be_compared_with():
     assert stopped(halving(), [(100, 0.9), (100, 0.1)]) == []
 
