@@ -54,6 +54,8 @@ def _recommended(summary: Summary, found: WithinNoise) -> str:
     """Which model the numbers speak for."""
     label = next((model.label for model in summary.models if model.trial == found.trial), None)
     where = f"trial {found.trial} ({found.title})" if label is None else f"{label}, trial {found.trial} ({found.title})"
+    if found.trial == found.best and found.cheaper == 0:
+        return f"The numbers speak for {where}: it is the most accurate, and no trial is cheaper"
     if found.trial == found.best:
         return f"The numbers speak for {where}: every cheaper trial is measurably less accurate than this best one"
     interval, images = found.interval, found.images

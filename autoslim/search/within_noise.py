@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from autoslim.core.constraints import CostLimits
 from autoslim.core.interval import Interval, wilson
-from autoslim.core.record import Record
+from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.result import TrialResult
 from autoslim.core.selection import NO_LIMITS, best_within, eligible
 
@@ -16,6 +16,7 @@ from autoslim.core.selection import NO_LIMITS, best_within, eligible
 class WithinNoise(Record):
     """`trial` is the cheapest within the interval of `best`, the most accurate trial of all budgets; both are numbers of trials, and may be
     the same. `accuracy` and `flops` are those of `trial`, `interval` that of the best one's accuracy on `images` validation images.
+    `cheaper` counts the other trials with fewer FLOPs than `trial`, which are below that interval; None is an earlier version's.
     """
 
     trial: int
@@ -25,6 +26,7 @@ class WithinNoise(Record):
     best: int
     interval: Interval
     images: int
+    cheaper: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 def cheapest_within_noise(
@@ -40,7 +42,8 @@ def cheapest_within_noise(
     if best is None:
         return None
     interval = wilson(best.accuracy or 0.0, images)
-    near = [r for r in eligible(results, limits) if (r.flops or 0) <= most and (r.accuracy or 0.0) >= interval.low]
+    within = [result for result in eligible(results, limits) if (result.flops or 0) <= most]
+    near = [result for result in within if (result.accuracy or 0.0) >= interval.low]
     found = min(near, key=lambda result: (result.flops or 0, -(result.accuracy or 0.0), result.number))
     return WithinNoise(
         trial=found.number,
@@ -50,4 +53,5 @@ def cheapest_within_noise(
         best=best.number,
         interval=interval,
         images=images,
+        cheaper=sum((result.flops or 0) < (found.flops or 0) for result in within),
     )

@@ -42,10 +42,10 @@ def speeds(*timings: Timing) -> SpeedReport:
     return SpeedReport(hardware="a CPU", threads=1, timings=timings)
 
 
-def noise(trial: int, best: int) -> WithinNoise:
+def noise(trial: int, best: int, cheaper: int = 3) -> WithinNoise:
     return WithinNoise(
-        trial=trial, title="width", accuracy=0.72, flops=5 * 10**8, best=best, interval=wilson(0.73, 5000), images=5000
-    )
+        trial=trial, title="width", accuracy=0.72, flops=5 * 10**8, best=best, interval=wilson(0.73, 5000), images=5000, cheaper=cheaper
+    )  # fmt: skip
 
 
 def summary(**changes: Any) -> Summary:
@@ -112,6 +112,10 @@ def test_a_file_that_loses_too_much_has_a_line_of_its_own() -> None:
         (
             noise(9, 9),
             "The numbers speak for 70%, trial 9 (width): every cheaper trial is measurably less accurate than this best one",
+        ),
+        (
+            noise(9, 9, cheaper=0),
+            "The numbers speak for 70%, trial 9 (width): it is the most accurate, and no trial is cheaper",
         ),
     ],
 )
