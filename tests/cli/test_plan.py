@@ -51,7 +51,9 @@ def test_a_time_limit_holds_in_the_estimate(autoslim):
 def test_people_are_told_in_three_lines(autoslim):
     code, out, err = autoslim(*PLAN)
     assert code == 0, err
-    assert re.search(r"Trials    24 of 3 epochs, 2 at a time, some \d+(\.\d)? epochs with early stops; the best of them for", out)
+    assert re.search(
+        r"Trials    24 with 3 epochs each, 2 at a time, some \d+(\.\d)? epochs with early stops; the best of them for", out
+    )
     assert re.search(r"Time      about \d+m\d+s here \(starting 27s, dense model ", out)
     assert re.search(r"Cost      about [0-9.e-]+ CPU hours, [0-9.]+ at 3 an hour; [0-9.]+ GB in ", out)
 
