@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ STATE_STYLES = {
 
 # rich cuts a table to the console's width; a command's output is also read by programs, which need whole rows.
 _UNLIMITED = 100_000
+_NO_BREAK = "\u00a0"
 
 
 def columns(rows: Sequence[Sequence[Cell]], *, header: bool = False, gap: int = 2) -> list[str]:
@@ -39,8 +41,11 @@ def columns(rows: Sequence[Sequence[Cell]], *, header: bool = False, gap: int = 
     from rich.table import Table
 
     table = Table.grid(padding=(0, gap, 0, 0))
-    for width in _narrowed(rows, gap) or ():
+    widths = _narrowed(rows, gap)
+    for width in widths or ():
         table.add_column(width=width)
+    if widths is not None:
+        rows = [[_broken(cell, width) for cell, width in zip(row, widths, strict=False)] for row in rows]
     for number, row in enumerate(rows):
         table.add_row(*row, style="dim" if header and number == 0 else None)
     return _drawn(table)
@@ -51,7 +56,22 @@ def paragraph(text: str, *, indent: int = 2) -> str:
     width = _terminal_columns()
     if width is None or len(text) <= width:
         return text
-    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return _filled(text, width, indent)
+
+
+def _broken(cell: Cell, width: int) -> Cell:
+    """Cells with styles are left to rich."""
+    return _filled(cell, width) if isinstance(cell, str) else cell
+
+
+def _filled(text: str, width: int, indent: int = 0) -> str:
+    filled = textwrap.fill(_held(text), width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace(_NO_BREAK, " ")
+
+
+def _held(text: str) -> str:
+    """A number and its percent sign stay together."""
+    return re.sub(r"(?<=\d) (?=%)", _NO_BREAK, text)
 
 
 def _terminal_columns() -> int | None:
@@ -68,9 +88,9 @@ def _narrowed(rows: Sequence[Sequence[Cell]], gap: int) -> list[int] | None:
     room = _terminal_columns()
     if room is None or not rows:
         return None
-    texts = [[str(cell) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
+    texts = [[_held(str(cell)) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
     widths = [max(map(cell_len, column)) for column in texts]
-    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in texts]
+    least = [max((cell_len(word) for cell in column for word in cell.split(" ")), default=0) for column in texts]
     room -= gap * (len(widths) - 1)
     if sum(widths) <= room or sum(least) > room:
         return None
