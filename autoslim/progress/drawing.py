@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -40,6 +40,14 @@ def draw(status: Status, *, width: int, height: int, now: float) -> RenderableTy
     parts += [_cut(f"{label:{name}}{' ' * _GAP}{text}", "") for label, text in results]
     parts += [_bars(rows[len(running) :], name, bar)] if overall else []
     return Group(*parts)
+
+
+def message(text: str, *, at: str, style: str, console: Console) -> Text:
+    """A line that scrolls above the bars, behind the time of day `at`. Where it is longer than the terminal is wide, what follows begins
+    below its text, so that the times stand alone."""
+    start = f"{at} "
+    lines = Text(text, style).wrap(console, max(1, console.width - len(start)))
+    return Text.assemble((start, "dim"), Text("\n" + " " * len(start)).join(lines))
 
 
 def _fitting(bars: Sequence[Bar], room: int) -> tuple[list[Bar], int]:

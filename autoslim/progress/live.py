@@ -16,7 +16,7 @@ from rich.text import Text
 
 from autoslim.progress.captured_output import CapturedOutput
 from autoslim.progress.display import Display, clock
-from autoslim.progress.drawing import draw
+from autoslim.progress.drawing import draw, message
 from autoslim.progress.status import Status
 
 _REFRESHES = 4
@@ -67,7 +67,7 @@ class LiveDisplay(Display):
         self._stack.__exit__(kind, error, trace)
 
     def line(self, text: str, *, status: str = "", style: str = "", at: str = "") -> None:
-        self._console.print(Text.assemble((f"{at or clock()} ", "dim"), (text, style)))
+        self._console.print(message(text, at=at or clock(), style=style, console=self._console))
 
     def show(self, status: Status) -> None:
         self._status = status
