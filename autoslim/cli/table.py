@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
+
+from autoslim.core.line_breaks import broken, held
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,6 @@ STATE_STYLES = {
 
 # rich cuts a table to the console's width; a command's output is also read by programs, which need whole rows.
 _UNLIMITED = 100_000
-_NO_BREAK = "\u00a0"
 
 
 def columns(rows: Sequence[Sequence[Cell]], *, header: bool = False, gap: int = 2) -> list[str]:
@@ -56,22 +55,12 @@ def paragraph(text: str, *, indent: int = 2) -> str:
     width = _terminal_columns()
     if width is None or len(text) <= width:
         return text
-    return _filled(text, width, indent)
+    return "\n".join(broken(text, width, indent=indent))
 
 
 def _broken(cell: Cell, width: int) -> Cell:
     """Cells with styles are left to rich."""
-    return _filled(cell, width) if isinstance(cell, str) else cell
-
-
-def _filled(text: str, width: int, indent: int = 0) -> str:
-    filled = textwrap.fill(_held(text), width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-    return filled.replace(_NO_BREAK, " ")
-
-
-def _held(text: str) -> str:
-    """A number and its percent sign stay together."""
-    return re.sub(r"(?<=\d) (?=%)", _NO_BREAK, text)
+    return "\n".join(broken(cell, width)) if isinstance(cell, str) else cell
 
 
 def _terminal_columns() -> int | None:
@@ -88,7 +77,7 @@ def _narrowed(rows: Sequence[Sequence[Cell]], gap: int) -> list[int] | None:
     room = _terminal_columns()
     if room is None or not rows:
         return None
-    texts = [[_held(str(cell)) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
+    texts = [[held(str(cell)) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
     widths = [max(map(cell_len, column)) for column in texts]
     least = [max((cell_len(word) for cell in column for word in cell.split(" ")), default=0) for column in texts]
     room -= gap * (len(widths) - 1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from autoslim.core.duration import format_duration
+from autoslim.core.line_breaks import broken
 from autoslim.progress.status import Bar, Status
 
 _GAP = 2
@@ -42,12 +43,13 @@ def draw(status: Status, *, width: int, height: int, now: float) -> RenderableTy
     return Group(*parts)
 
 
-def message(text: str, *, at: str, style: str, console: Console) -> Text:
+def message(text: str, *, at: str, style: str, width: int) -> Text:
     """A line that scrolls above the bars, behind the time of day `at`. Where it is longer than the terminal is wide, what follows begins
     below its text, so that the times stand alone."""
     start = f"{at} "
-    lines = Text(text, style).wrap(console, max(1, console.width - len(start)))
-    return Text.assemble((start, "dim"), Text("\n" + " " * len(start)).join(lines))
+    room = max(1, width - len(start))
+    lines = [line for part in text.splitlines() for line in broken(part, room, long_words=True)]
+    return Text.assemble((start, "dim"), (f"\n{' ' * len(start)}".join(lines), style))
 
 
 def _fitting(bars: Sequence[Bar], room: int) -> tuple[list[Bar], int]:
