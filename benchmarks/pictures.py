@@ -77,7 +77,7 @@ def record(run: Path) -> None:
 
 def portable(text: str, run: Path) -> str:
     """As it would read in a new checkout, without the folders of this machine."""
-    names = {f"{run}/search": "runs/demo", f"{sys.prefix}/": ".venv/", sys.prefix: ".venv", f"{ROOT}/": ""}
+    names = {f"{run}/search": "runs/demo", f"{sys.prefix}/": ".venv/", sys.prefix: ".venv", f"{ROOT}/": "", str(Path.home()): "~"}
     for found, shown in names.items():
         text = text.replace(found, shown)
     return text

@@ -30,7 +30,7 @@ _PAGE = """<!DOCTYPE html>
 
 
 def running_lines(raw: str, *, columns: int, bars: int) -> list[str]:
-    """The screen's lines, with their colours, when it last showed the bars of at least so many trials and the best model of a budget.
+    """The screen's lines, with their colours, when it last showed how fast at least so many trials train, and the best model of a budget.
 
     Raises:
         ValueError: it never did.
@@ -40,7 +40,7 @@ def running_lines(raw: str, *, columns: int, bars: int) -> list[str]:
     for number, frame in enumerate(frames):
         screen.feed(frame)
         shown = screen.lines[-bars - _OTHERS :]
-        running = sum(bool(re.match(r"trial \d+ .*epochs", line)) for line in shown)
+        running = sum(bool(re.match(r"trial \d+ .*epochs .*images/s", line)) for line in shown)
         if running >= bars and any(line.startswith("best ") for line in shown):
             last = number
     if last is None:

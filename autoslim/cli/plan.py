@@ -289,7 +289,7 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun, busy: st
     end = f"; the {best} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
-        f"Trials    {at_most}{done.trials} of {job.training.epochs:g} epochs, {facts['at_a_time']} at a time{early}{end}",
+        f"Trials    {at_most}{done.trials} with {job.training.epochs:g} epochs each, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
         *([f"{'':10}{busy}"] if busy else []),
         f"Cost      {at_most}about {work.cost.describe()} in {job.output_uri or job.output}",

@@ -7,9 +7,10 @@ import contextlib
 import itertools
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
+
+from autoslim.core.line_breaks import broken, held
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,8 +40,11 @@ def columns(rows: Sequence[Sequence[Cell]], *, header: bool = False, gap: int = 
     from rich.table import Table
 
     table = Table.grid(padding=(0, gap, 0, 0))
-    for width in _narrowed(rows, gap) or ():
+    widths = _narrowed(rows, gap)
+    for width in widths or ():
         table.add_column(width=width)
+    if widths is not None:
+        rows = [[_broken(cell, width) for cell, width in zip(row, widths, strict=False)] for row in rows]
     for number, row in enumerate(rows):
         table.add_row(*row, style="dim" if header and number == 0 else None)
     return _drawn(table)
@@ -51,7 +55,12 @@ def paragraph(text: str, *, indent: int = 2) -> str:
     width = _terminal_columns()
     if width is None or len(text) <= width:
         return text
-    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(broken(text, width, indent=indent))
+
+
+def _broken(cell: Cell, width: int) -> Cell:
+    """Cells with styles are left to rich."""
+    return "\n".join(broken(cell, width)) if isinstance(cell, str) else cell
 
 
 def _terminal_columns() -> int | None:
@@ -68,9 +77,9 @@ def _narrowed(rows: Sequence[Sequence[Cell]], gap: int) -> list[int] | None:
     room = _terminal_columns()
     if room is None or not rows:
         return None
-    texts = [[str(cell) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
+    texts = [[held(str(cell)) for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")]
     widths = [max(map(cell_len, column)) for column in texts]
-    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in texts]
+    least = [max((cell_len(word) for cell in column for word in cell.split(" ")), default=0) for column in texts]
     room -= gap * (len(widths) - 1)
     if sum(widths) <= room or sum(least) > room:
         return None

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoslim.core.duration import format_duration
+from autoslim.core.line_breaks import broken
 from autoslim.progress.status import Bar, Status
 
 _GAP = 2
@@ -40,6 +41,15 @@ def draw(status: Status, *, width: int, height: int, now: float) -> RenderableTy
     parts += [_cut(f"{label:{name}}{' ' * _GAP}{text}", "") for label, text in results]
     parts += [_bars(rows[len(running) :], name, bar)] if overall else []
     return Group(*parts)
+
+
+def message(text: str, *, at: str, style: str, width: int) -> Text:
+    """A line that scrolls above the bars, behind the time of day `at`. Where it is longer than the terminal is wide, what follows begins
+    below its text, so that the times stand alone."""
+    start = f"{at} "
+    room = max(1, width - len(start))
+    lines = [line for part in text.splitlines() for line in broken(part, room, long_words=True)]
+    return Text.assemble((start, "dim"), (f"\n{' ' * len(start)}".join(lines), style))
 
 
 def _fitting(bars: Sequence[Bar], room: int) -> tuple[list[Bar], int]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from autoslim.progress.captured_output import CapturedOutput
 from autoslim.progress.display import Display, clock
-from autoslim.progress.drawing import draw
+from autoslim.progress.drawing import draw, message
 from autoslim.progress.status import Status
 
 _REFRESHES = 4
@@ -47,18 +47,17 @@ class LiveDisplay(Display):
             emoji=False,
         )
         self._resize()
-        self._stack.enter_context(
-            Live(
-                get_renderable=self._drawn,
-                console=self._console,
-                transient=True,
-                refresh_per_second=_REFRESHES,
-                # `CapturedOutput` has them.
-                redirect_stdout=False,
-                redirect_stderr=False,
-                vertical_overflow="crop",
-            )
+        self._live = Live(
+            get_renderable=self._drawn,
+            console=self._console,
+            transient=True,
+            refresh_per_second=_REFRESHES,
+            # `CapturedOutput` has them.
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
         )
+        self._stack.enter_context(self._live)
         # The last, and so the first to end: what is written at the end is still drawn above the bars.
         self._stack.enter_context(captured)
         return self
@@ -67,7 +66,9 @@ class LiveDisplay(Display):
         self._stack.__exit__(kind, error, trace)
 
     def line(self, text: str, *, status: str = "", style: str = "", at: str = "") -> None:
-        self._console.print(Text.assemble((f"{at or clock()} ", "dim"), (text, style)))
+        # Below a line rich draws the bars of its last refresh, which may have had that of a trial whose end the line tells.
+        self._live.refresh()
+        self._console.print(message(text, at=at or clock(), style=style, width=self._console.width))
 
     def show(self, status: Status) -> None:
         self._status = status

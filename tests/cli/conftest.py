@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,14 @@ def _umask_of_whoever_tests():
     os.umask(mask)
     yield
     os.umask(mask)
+
+
+@pytest.fixture(autouse=True)
+def _log_level_of_whoever_tests():
+    """A command with `--quiet` sets its process's own; tests of other folders read the log of the same process."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture

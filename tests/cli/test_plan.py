@@ -52,7 +52,9 @@ def test_people_are_told_in_three_lines(autoslim, monkeypatch):
     monkeypatch.setattr("workers.search.resources.busy_cpus", lambda: 1.6)
     code, out, err = autoslim(*PLAN)
     assert code == 0, err
-    assert re.search(r"Trials    24 of 3 epochs, 2 at a time, some \d+(\.\d)? epochs with early stops; the best of them for", out)
+    assert re.search(
+        r"Trials    24 with 3 epochs each, 2 at a time, some \d+(\.\d)? epochs with early stops; the best of them for", out
+    )
     assert re.search(
         r"Time      about \d+m\d+s here \(starting 27s, dense model .*\)\n          the machine is busy: others use 1.6 of ", out
     )

@@ -76,6 +76,14 @@ def test_a_narrow_terminal_gets_rows_in_several_lines_with_whole_words(narrow: T
     ]
 
 
+def test_a_number_and_its_percent_sign_are_not_parted(narrow: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", narrow)
+    rows = [("budget", "method", "validation top-1, % (95 %)"), ("50%", "patch_slimming+merge", "47.92 (39.9-56)")]
+    head = [line[30:] for line in columns(rows)[:3]]
+    assert head == ["validation", "top-1, %", "(95 %)"]
+    assert paragraph("An accuracy on them is known to within 10 % of it").splitlines()[1:] == ["  10 % of it"]
+
+
 def test_a_row_whose_words_do_not_fit_is_left_to_the_terminal(narrow: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", narrow)
     assert columns([("x" * 30, "y" * 30)]) == [f"{'x' * 30}  {'y' * 30}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from autoslim.progress.drawing import draw
+from autoslim.progress.drawing import draw, message
 from autoslim.progress.status import Bar, Status
 
 FACTS = ("2/5 epochs", "loss 0.812", "71.4%", "352 images/s")
@@ -27,6 +27,20 @@ def search_of(trials: int, budgets: int = 2) -> Status:
         overall=Bar(name="12 of 24 trials", done=12, total=24),
         ends_at=3700.0,
     )
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_long_message_goes_on_below_its_text_with_its_words_whole(width: int) -> None:
+    text = "data: 144 validation images tell accuracies to about 8.2 points (95 %), and models that are closer are not told apart"
+    console = Console(width=width, color_system=None, force_terminal=True, highlight=False)
+    with console.capture() as captured:
+        console.print(message(text, at="12:00:01", style="dim", width=width))
+    first, *others = captured.get().splitlines()
+    assert first.startswith("12:00:01 data: ")
+    assert all(line.startswith(" " * 9) for line in others)
+    assert max(map(len, (first, *others))) <= width
+    assert " ".join(" ".join((first, *others)).split()) == f"12:00:01 {text}"
+    assert len(others) == {40: 3, 80: 1, 200: 0}[width]
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200])

@@ -71,6 +71,27 @@ def test_bars_stay_below_and_foreign_lines_scroll_whole(columns: int) -> None:
     assert max(map(len, lines)) <= columns
 
 
+ENDS = """
+import os, signal, time
+from autoslim.progress.choice import terminal_display
+from autoslim.progress.status import Bar, Status
+
+with terminal_display("live") as display:
+    display.show(Status(running=(Bar(name="trial 7 sit"), Bar(name="trial 8 width"))))
+    time.sleep(0.4)
+    display.show(Status(running=(Bar(name="trial 8 width"),)))
+    display.line("trial 7 ends")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_below_the_line_of_an_end_the_bar_is_gone() -> None:
+    lines = [line for line in run_on_terminal([sys.executable, "-c", ENDS], columns=80).lines if line]
+    assert lines[-2].endswith("trial 7 ends")
+    assert lines[-1].startswith("trial 8 width")
+    assert not any(line.startswith("trial 7 sit") for line in lines)
+
+
 @pytest.mark.slow
 @pytest.mark.short
 @pytest.mark.parametrize("end", ["well", "interrupted", "raised"])

@@ -114,8 +114,9 @@ class Console(SearchCallback):
         self._running.pop(result.number, None)
         self._results.append(result)
         text = f"{self._name(result)} {_outcome(result, self._score)}"
-        self._display.line(text, status=self._status(), style=_STYLES.get(result.state, ""))
+        # First its bar goes: the line draws the bars anew.
         self._show()
+        self._display.line(text, status=self._status(), style=_STYLES.get(result.state, ""))
 
     def on_search_end(self, reason: str, refinements: int) -> None:
         more = "no recipe is refined: too few epochs are left for it (--final-share)"
