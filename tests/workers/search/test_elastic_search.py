@@ -79,7 +79,7 @@ def finished(output: Path) -> list[TrialState]:
 
 def test_one_search_on_one_node_then_three_then_one(tmp_path: Path) -> None:
     with started(cpus=1) as nodes:
-        flags = [*SEARCH, *PLAIN, "--address", nodes.address, "--trials", "8", "--epochs", "30"]
+        flags = [*SEARCH, *PLAIN, "--address", nodes.address, "--trials", "5", "--epochs", "30"]
         search = Search(*flags, "--output", str(tmp_path / "run"))
         search.read_until(lambda line: "1 at a time" in line)
         search.read_until(lambda line: "trial 0" in line and "epoch" in line)
@@ -104,7 +104,7 @@ def test_one_search_on_one_node_then_three_then_one(tmp_path: Path) -> None:
         assert "its node was lost" in lost or "its worker was lost" in lost
         assert search.end() == 0, search.text
         assert "1 trial at a time" in search.text
-    assert finished(tmp_path / "run") == [TrialState.COMPLETE] * 8
+    assert finished(tmp_path / "run") == [TrialState.COMPLETE] * 5
 
 
 def test_a_search_on_a_pool_without_nodes_asks_for_as_many_as_it_is_to_have(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from autoslim.core.urls import default_url
 from autoslim.models.weights import file_digest
 from autoslim.store import JobState, Store
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560), pytest.mark.usefixtures("no_search_is_left")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.usefixtures("no_search_is_left")]
 
 
 def test_a_search_stopped_by_ctrl_c_and_then_by_kill_ends_with_every_trial_counted_once(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_search_whose_worker_and_then_all_processes_are_killed_ends_as_the_und
     assert _weights(output) == _weights(tmp_path / "undisturbed") != {}
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_all_processes_killed_at_ten_random_moments_give_the_undisturbed_run(tmp_path: Path) -> None:
     expected = _undisturbed(tmp_path / "undisturbed", *LONG)
     assert {row[3] for row in expected} >= {TrialState.COMPLETE, TrialState.STOPPED}
@@ -150,7 +150,7 @@ def test_all_processes_killed_at_ten_random_moments_give_the_undisturbed_run(tmp
     assert _weights(output) == _weights(tmp_path / "undisturbed") != {}
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_workers_killed_at_ten_random_moments_leave_every_trial_complete_and_counted_once(tmp_path: Path) -> None:
     """Two at a time. A trial that is killed more often than it is retried is run again on resume."""
     chance = random.Random(11)
