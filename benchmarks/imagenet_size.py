@@ -192,7 +192,7 @@ STEPS: dict[str, Callable[[Workplace, int], None]] = {
     "trial, decoded once": lambda place, _: trial(place, once=True),
 }
 DECODED = ("prepare decoded", "trial, decoded once")
-"""Not of `large`, whose few images say nothing new there."""
+"""Not of `folders`, whose prepared set has the form of that of `shards`, nor of `large`, whose few images say nothing new there."""
 
 
 def high_water(process: int | str) -> float:
@@ -220,7 +220,7 @@ def measured(place: Workplace, step: str, images: int) -> Step:
 
 def run_steps(output: Path, layout: str, images: int) -> Iterator[Step]:
     for step in STEPS:
-        if layout == "large" and step in DECODED:
+        if layout in ("folders", "large") and step in DECODED:
             continue
         path = output / layout / f"{step.replace(', ', '-').replace(' ', '-')}.json"
         if not path.is_file():

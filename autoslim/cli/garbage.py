@@ -79,7 +79,7 @@ def collect(settings: ServiceSettings, ages: Ages, *, yes: bool, as_json: bool) 
         now = datetime.datetime.now(datetime.UTC)
         jobs, kept = find_expired(settings, queue, checkpoints=ages.checkpoints, jobs=ages.jobs, now=now)
         rows = [*map(_Row.of_job, jobs), *(_Row.of_cache(unused) for unused in caches if unused.files)]
-        reasons = {job.job.id: job.reason for job in kept} | _foreign(caches)
+        reasons = {job.job.id: job.reason for job in kept} | _kept(caches)
         if yes:
             reasons |= _remove(settings, queue, jobs, caches)
     if as_json:
@@ -105,8 +105,9 @@ def _remove(settings: ServiceSettings, queue: Queue, jobs: list[ExpiredJob], cac
     return stay
 
 
-def _foreign(caches: list[UnusedFiles]) -> dict[str, str]:
-    return {str(unused.folder): f"{unused.foreign} files belong to other users" for unused in caches if unused.foreign}
+def _kept(caches: list[UnusedFiles]) -> dict[str, str]:
+    foreign = {str(unused.folder): f"{unused.foreign} files belong to other users" for unused in caches if unused.foreign}
+    return foreign | {str(folder): "a search works in it" for unused in caches for folder in unused.busy}
 
 
 def _print(rows: list[_Row], reasons: dict[str, str], *, deleted: bool) -> None:

@@ -25,13 +25,16 @@ from autoslim.storage.objects import delete_object, delete_objects, objects_belo
 from autoslim.storage.upload import upload_file, upload_folder
 from autoslim.storage.uri import StorageUri
 
+RUNS = "runs"
+"""Folder of the user's cache: what this machine works with of outputs in stores, a folder for each."""
+
 LEASES = ".leases"
 """Below the URI: who does what only one process may do."""
 
 
 def work_folder(uri: StorageUri) -> Path:
     """Where this machine keeps what it works with of the output at `uri`."""
-    return cache_folder() / "runs" / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
+    return cache_folder() / RUNS / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autoslim.core import removal
+from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse
 from autoslim.core.urls import default_url
 from autoslim.store import Queue, QueueState, schema
 
@@ -198,6 +199,44 @@ def test_what_came_from_an_object_store_goes_as_a_whole(
     assert deleted(told) == {str(cache / "storage"): "caches", str(cache / "prepared"): "caches"}
     assert told["bytes"] == 20_000
     assert sorted(path.parents[1].name for path in cache.rglob("images")) == ["1 days", "1 days"]
+
+
+def aged(folder: Path, days: float) -> Path:
+    """A search's folder in which a file was written last so many days ago."""
+    (folder / "trials" / "ab").mkdir(parents=True)
+    (folder / "trials" / "ab" / "checkpoint").write_bytes(bytes(10_000))
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    return folder
+
+
+def test_the_folder_of_an_output_in_an_object_store_goes_unless_a_search_writes_or_works_there(
+    autoslim: Command, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "own-cache" / "runs"
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(runs.parent))
+    old, locked, written = (aged(runs / name, 40) for name in ("old", "locked", "written"))
+    os.utime(written / "trials" / "ab" / "checkpoint")
+    (old / LOCK).touch()
+    with FolderLock(locked, FolderUse.SEARCH):
+        # Looking is no use.
+        assert deleted(collect(autoslim, service)) == {str(runs): "caches"}
+        told = collect(autoslim, service, "--yes")
+    assert deleted(told) == {str(runs): "caches"}
+    assert told["kept"] == {str(locked): "a search works in it"}
+    assert told["bytes"] == 10_000
+    assert sorted(path.name for path in runs.iterdir() if path.is_dir()) == ["locked", "written"]
+
+
+def test_the_folder_of_an_output_in_an_object_store_stays_for_a_day(
+    autoslim: Command, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "own-cache" / "runs"
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(runs.parent))
+    aged(runs / "yesterday", 1.1)
+    aged(runs / "today", 0.9)
+    assert deleted(collect(autoslim, service, "--caches", "1h", "--yes")) == {str(runs): "caches"}
+    assert [path.name for path in runs.iterdir() if path.is_dir()] == ["today"]
 
 
 def test_a_file_that_is_used_between_looking_and_deleting_stays(cache: Path) -> None:
