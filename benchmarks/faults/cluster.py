@@ -35,8 +35,9 @@ class _OnCluster(Service):
 
     def start_node(self) -> None:
         """The one for drivers and trials."""
-        self.nodes.start_worker(self.driver_environment, cpus=cpus())
+        worker = self.nodes.start_worker(self.driver_environment, cpus=cpus())
         until(lambda: self.nodes.nodes() == 2 or None, "a node for drivers")
+        self.nodes.let_give_way(worker)
 
 
 @contextlib.contextmanager

@@ -186,8 +186,9 @@ class Installation:
 
     def _start_worker(self) -> None:
         self.say("Ray, worker ...")
-        self.ray.start_worker(self._driver_environment(), cpus=cpus())
+        worker = self.ray.start_worker(self._driver_environment(), cpus=cpus())
         self._await(self.ray.worker, lambda: self.ray.nodes() == 2)
+        self.ray.let_give_way(worker)
 
     def _start_api(self) -> None:
         self.say("API ...")

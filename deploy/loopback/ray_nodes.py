@@ -66,17 +66,19 @@ class RayNodes:
         options += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
         self.head.start(self._command(options), {**(environment or {}), **self.environment})
 
-    def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> None:
-        """Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit `environment`.
-
-        They run at the node's priority, which is that of a service's drivers without a cluster; Ray would let trials give way to everything
-        else on the machine.
+    def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> int:
+        """The id of its process. Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit
+        `environment`. They run at the node's priority; Ray would let trials give way to everything else on the machine.
         """
         options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
         options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
         niceness = {NICENESS: os.environ.get(NICENESS, "0")}
-        node = self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
-        give_way(node, DriverSettings.model_fields["niceness"].default)
+        return self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
+
+    def let_give_way(self, worker: int) -> None:
+        """Gives the node whose process is `worker` the priority of a service's drivers without a cluster. Not before it is among `nodes`:
+        beside other work a node of that priority can need longer for its start than Ray's limit."""
+        give_way(worker, DriverSettings.model_fields["niceness"].default)
 
     def nodes(self) -> int:
         """The number of nodes that are alive; 0 where the dashboard does not answer."""

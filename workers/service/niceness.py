@@ -16,12 +16,12 @@ _TRIES, _PAUSE = 20, 0.1
 
 
 def give_way(leader: int, niceness: int) -> None:
-    """Adds to the niceness of the process `leader`, which what it starts inherits, and of its session.
+    """Adds to the niceness of the processes of the group that `leader` leads, which what they start inherits, and of its session.
 
     Linux may schedule each session as a group (autogroup, sched(7)). Niceness then counts within a session alone, and two
     trials leave another session, such as the API's, no more than half of the CPUs.
     """
-    os.setpriority(os.PRIO_PROCESS, leader, min(_LEAST, os.getpriority(os.PRIO_PROCESS, 0) + niceness))
+    os.setpriority(os.PRIO_PGRP, leader, min(_LEAST, os.getpriority(os.PRIO_PROCESS, 0) + niceness))
     group, own = Path(f"/proc/{leader}/autogroup"), Path("/proc/self/autogroup")
     for left in reversed(range(_TRIES)):
         try:
