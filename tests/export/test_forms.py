@@ -356,13 +356,15 @@ def test_load_py_classifies_as_the_loaders_images_are_classified(exported: Path,
     made = pictures(tmp_path)
     names = ["rgb.png", "rgba.png", "grey16-clear.png", "turned.jpg"]
     logits = load(exported)(autoslim.read_images([made[name] for name in names], config)).detach()
+    unread = [tmp_path / "none.png", exported / "load.py"]
     run = subprocess.run(
-        [sys.executable, "-P", exported / "load.py", *(made[name] for name in names)],
+        [sys.executable, "-P", exported / "load.py", *unread, *(made[name] for name in names)],
         capture_output=True,
         text=True,
-        check=True,
         cwd=tmp_path,
     )
+    assert run.returncode == 1
+    assert [line.partition(" cannot be read: ")[0] for line in run.stderr.splitlines()] == [str(path) for path in unread]
     for name, row, line in zip(names, logits, run.stdout.splitlines(), strict=True):
         best = int(row.argmax())
         assert line.startswith(f"{made[name]}: {config.classes[best]} {row.softmax(0)[best]:.1%}, ")

@@ -34,9 +34,19 @@ def read(name):
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    unread = 0
     for name in sys.argv[1:]:
-        pixels = ((read(name) / 255 - how["mean"]) / how["std"]).astype(np.float32)
+        try:
+            image = read(name)
+        except OSError as error:
+            # The other images are answered.
+            print(f"{name} cannot be read: {error}", file=sys.stderr)
+            unread += 1
+            continue
+        pixels = ((image / 255 - how["mean"]) / how["std"]).astype(np.float32)
         outputs = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
         if not config["classes"]:  # features: `pooled` (D,), and `patches` (rows, columns, D) at their places
             pooled, tokens = outputs[0][0], outputs[1][0]
@@ -47,3 +57,4 @@ if __name__ == "__main__":
         logits = outputs[0][0]
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         print(f"{name}: " + ", ".join(f"{config['classes'][best]} {shares[best]:.1%}" for best in shares.argsort()[:-4:-1]))
+    sys.exit(unread > 0)
