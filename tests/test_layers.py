@@ -63,6 +63,8 @@ FOUND_BY_NAME = {
     "autoslim.methods.layers.mid_block": "for methods with a step between attention and MLP",
     "autoslim.report.tracking.served_model": "MLflow loads it from its file",
     "search_spaces": "a folder of YAML files",
+    "workers.service.background_program": "for deploy/loopback and benchmarks/faults",
+    "workers.service.revivals": "for deploy/loopback",
 }
 
 

@@ -43,7 +43,8 @@ def _connected(scheme: Scheme, bucket: str, _: int) -> Any:
         case Scheme.HUGGING_FACE:
             from huggingface_hub import HfFileSystem
 
-            return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
+            # The client itself reads the variable once, when it is imported.
+            return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))))
         case Scheme.FILE:
             return fs.LocalFileSystem()
 

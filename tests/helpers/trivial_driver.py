@@ -18,6 +18,7 @@ from helpers.sample_search import DENSE, make_recipe, make_report, make_result
 
 from autoslim.core.job import SearchJob
 from autoslim.core.result import Origin, TrialState
+from autoslim.core.score import ACCURACY
 from autoslim.errors import DivergedError
 from autoslim.store import JobState, Store
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
@@ -31,7 +32,7 @@ BUDGET = make_recipe(0).budget
 class Model(dict):
     """As little of a SelectedModel as the attempt looks at."""
 
-    label = "50%"
+    label, trial, test_accuracy, dense_test_accuracy, probe = "50%", 0, 0.8, 0.9, None
 
     def to_dict(self) -> dict:
         return {"label": self.label, "folder": "/somewhere"}
@@ -39,7 +40,9 @@ class Model(dict):
 
 class Ended:
     dense_flops, dense_accuracy, logged, states = 100, 0.9, True, {"complete": 1}
+    score, within_noise = ACCURACY.name, None
     reasons: ClassVar[dict] = {}
+    speeds: ClassVar[dict] = {}
     images: ClassVar[dict] = {"validation": 100, "test": 200}
     cost = SearchCost(seconds=1.0, device="CPU", device_hours=0.5, bytes=1000, price=2.0)
 

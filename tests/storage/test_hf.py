@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 from helpers.hub_files import HubFiles, serving_hub_files
 from huggingface_hub import HfFileSystem
@@ -23,7 +22,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubFiles]:
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with serving_hub_files() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.repos["datasets/owner/flowers"] = {"train/a b.parquet": BIG, "test/x.parquet": b"x", "README.md": b"# card"}
         hub.repos["models/owner/vit"] = {"config.json": b"{}", "model.safetensors": BIG, "other.bin": b"no"}
         _forget()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from autoslim.core.score import SCORES
 from autoslim.report.beside_dense import describe_accuracy, describe_speed
-from workers.search.finalize import SelectedModel
-from workers.search.summary import Summary
+
+if TYPE_CHECKING:
+    # Ray comes with them.
+    from workers.search.finalize import SelectedModel
+    from workers.search.summary import Summary
 
 
 def describe_model(model: SelectedModel, summary: Summary) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from autoslim.core.budget import format_flops
-from workers.search.summary import Summary
+
+if TYPE_CHECKING:
+    # Ray comes with them.
+    from workers.search.summary import Summary
 
 
 def describe_recommended(summary: Summary) -> str:

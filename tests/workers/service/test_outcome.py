@@ -6,7 +6,7 @@ import json
 
 from autoslim.config import read_mapping
 from autoslim.core.interval import wilson
-from autoslim.export.artifact import SpeedReport, Timing
+from autoslim.core.speed import SpeedReport, Timing
 from autoslim.search import Explanation, WithinNoise
 from autoslim.service.schemas.job import JobResult
 from autoslim.store import Claim, QueueState
