@@ -20,22 +20,22 @@ DATABASE = "postgresql://autoslim@db/mlflow"
         ("gs://bucket/run", "gs://bucket/run/mlartifacts"),
         ("az://container/run", "wasbs://container@photos.blob.core.windows.net/run/mlartifacts"),
         ("file:///mnt/run", "file:///mnt/run/mlartifacts"),
-        (None, "file:///work/mlartifacts"),
+        (None, "file:///data/run/mlartifacts"),
     ],
 )
 def test_of_a_database_that_all_machines_see_they_are_at_the_output(
     output: str | None, artifacts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "photos")
-    assert artifacts_beside(DATABASE, "/work", output_uri=output) == artifacts
+    assert artifacts_beside(DATABASE, "/data/run", output_uri=output) == artifacts
 
 
 def test_a_server_decides_by_itself() -> None:
-    assert artifacts_beside("http://mlflow:5000", "/work", output_uri="s3://bucket/run") is None
+    assert artifacts_beside("http://mlflow:5000", "/data/run", output_uri="s3://bucket/run") is None
 
 
 def test_of_the_drivers_own_database_they_are_beside_it() -> None:
-    assert artifacts_beside(default_tracking_uri("/work"), "/work", output_uri="s3://bucket/run") == "file:///work/mlartifacts"
+    assert artifacts_beside(default_tracking_uri("/data/run"), "/data/run", output_uri="s3://bucket/run") == "file:///data/run/mlartifacts"
 
 
 @pytest.mark.slow
