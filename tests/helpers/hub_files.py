@@ -7,11 +7,12 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
+
+from helpers.local_server import serving
 
 
 class HubFiles:
@@ -90,12 +91,6 @@ def serving_hub_files() -> Iterator[HubFiles]:
             if self.command != "HEAD":
                 self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as port:
+        hub.url = f"http://127.0.0.1:{port}"
         yield hub
-        server.shutdown()

@@ -8,9 +8,10 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 from collections.abc import Iterator
 from typing import Any
+
+from helpers.local_server import serving
 
 TOKEN = "hf_of_the_tests"
 LARGE = (".safetensors", ".onnx", ".pt2", ".png")
@@ -122,12 +123,6 @@ def running_hub() -> Iterator[Hub]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as port:
+        hub.url = f"http://127.0.0.1:{port}"
         yield hub
-        server.shutdown()

@@ -8,11 +8,12 @@ import dataclasses
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from helpers.local_server import serving
 
 KEY = b"0123456789abcdef0123456789abcdef"
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -64,14 +65,9 @@ def receiving() -> Iterator[Receiver]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Not on stderr."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver = Receiver(server.server_address[1])
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as port:
+        receiver = Receiver(port)
         yield receiver
-        server.shutdown()
 
 
 def wait_until(so: Callable[[], bool], seconds: float = 20.0) -> None:

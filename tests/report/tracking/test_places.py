@@ -35,7 +35,10 @@ def test_a_server_decides_by_itself() -> None:
 
 
 def test_of_the_drivers_own_database_they_are_beside_it() -> None:
-    assert artifacts_beside(default_tracking_uri("/data/run"), "/data/run", output_uri="s3://bucket/run") == "file:///data/run/mlartifacts"
+    assert (
+        artifacts_beside(default_tracking_uri("/data/run"), "/data/run", output_uri="s3://bucket/run")
+        == "file:///data/run/mlartifacts"
+    )
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.local_server import serving
 from helpers.marks import CI_ONLY
 from helpers.sample_search import make_job
 from helpers.simulated_trials import make_coordinator, run_all
@@ -29,24 +30,18 @@ class Slow(http.server.BaseHTTPRequestHandler):
     gone = threading.Event()
 
     def answer(self) -> None:
-        type(self).asked += 1
+        Slow.asked += 1
         self.gone.wait(ANSWER)
         self.send_error(503)
 
     do_GET = do_POST = answer
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def slow_server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+    with serving(Slow) as port:
+        yield f"http://127.0.0.1:{port}"
         Slow.gone.set()
-        server.shutdown()
 
 
 def seconds_of_a_search(root: Path, tracking_uri: str | None) -> float:
