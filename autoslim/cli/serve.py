@@ -45,6 +45,12 @@ Lease = Annotated[
         "Seconds after which a job whose driver has not renewed its lease passes to another driver. Default: 60.",
     ),
 ]
+Heartbeat = Annotated[
+    Path | None,
+    flag.flag(
+        "--heartbeat", "File whose time of change is that of the last round, for probes: a supervisor that hangs leaves it."
+    ),
+]
 Niceness = Annotated[
     int | None,
     flag.flag(
@@ -148,6 +154,7 @@ def supervise(
     dashboard: Dashboard = None,
     lease_seconds: Lease = None,
     niceness: Niceness = None,
+    heartbeat: Heartbeat = None,
     until_stdin_ends: Annotated[
         bool,
         typer.Option(
@@ -174,8 +181,8 @@ def supervise(
     driver_settings = read_placement(DriverSettings, CliInput.of(context), **service, **more)
     log_json()
     stdin = sys.stdin.fileno() if until_stdin_ends else None
-    beside = _webhooks(settings)
-    run(driver_settings, choose_executor(driver_settings, dashboard=dashboard), jobs=jobs, until_end_of=stdin, beside=beside)
+    executor, beside = choose_executor(driver_settings, dashboard=dashboard), _webhooks(settings)
+    run(driver_settings, executor, jobs=jobs, until_end_of=stdin, heartbeat=heartbeat, beside=beside)
 
 
 def _webhooks(settings: ServiceSettings) -> Callable[[Queue], contextlib.AbstractContextManager[object]]:

@@ -46,6 +46,7 @@ VALUES = _ONE | {
 }
 JOB = TINY | {"flops": ["50%"], "trials": 2, "epochs": 1.0, "speed": "none", "forms": "none", "final_share": 0.0}
 PROBED = ("api", "mlflow", "postgres")
+"""What listens; the supervisor has probes, too."""
 _MINUTES = 300.0
 
 
@@ -110,7 +111,7 @@ def test_what_the_chart_installs_runs_as_it_is_rendered_and_a_job_goes_through(p
     created = supervisor.run(*words)
     assert created.returncode == 0, created.stderr
     api.start(names)
-    for name in PROBED:
+    for name in (*PROBED, "supervisor"):
         pods[name].await_start()
     nodes_of_ray = [pods[name] for name in ("head", "drivers", "gpu")]
     until(lambda: nodes(head).keys() == {pod.address for pod in nodes_of_ray}, "Ray's nodes", *nodes_of_ray)
@@ -144,6 +145,7 @@ def test_what_the_chart_installs_runs_as_it_is_rendered_and_a_job_goes_through(p
 
     for name in PROBED:
         assert pods[name].passes("readiness") and pods[name].passes("liveness"), pods[name].tail()
+    assert supervisor.passes("liveness"), supervisor.tail()
     for pod in pods.values():
         assert_unprivileged(pod)
     assert api.run("touch", "/data/new").returncode != 0

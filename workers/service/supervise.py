@@ -6,9 +6,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from autoslim.store import Queue
 from workers.service.executor import Executor
+from workers.service.heartbeat import Heartbeat
 from workers.service.local_executor import LocalExecutor
 from workers.service.settings import DriverSettings
 from workers.service.stop_request import StopRequest
@@ -23,10 +25,12 @@ def supervise(
     jobs: int = 1,
     round_seconds: float = ROUND_SECONDS,
     until_end_of: int | None = None,
+    heartbeat: Path | None = None,
     beside: Callable[[Queue], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> None:
     """Runs the supervisor until SIGINT or SIGTERM, or until the stream of the descriptor `until_end_of` ends.
 
+    `heartbeat` is a file whose time of change is that of the last round, or of the last look at the other supervisor.
     `beside` makes what runs for as long as it does, of its queue, such as the webhooks.
 
     Stopping it stops the drivers of this machine, whose jobs the next supervisor resumes; drivers on a cluster continue. While
@@ -34,18 +38,25 @@ def supervise(
 
     Raises:
         RequestError: for a storage that is not valid.
-        OutputError: for a root that cannot be written or locked.
+        OutputError: for a root that cannot be written or locked, or a heartbeat that cannot be written.
         UnavailableError: when the database cannot be reached at the start.
     """
-    stop, lock = StopRequest(), SupervisorLock(settings.root)
+    stop, lock, heart = StopRequest(), SupervisorLock(settings.root), Heartbeat(heartbeat)
     stop.on_signals()
     if until_end_of is not None:
         stop.on_end_of(until_end_of)
-    if not lock.acquire(stop, os.getpid()):
+    if not lock.acquire(stop, os.getpid(), beat=heart.beat):
         return
     with lock, Queue(settings.storage) as queue, beside(queue):
-        lease = settings.lease_seconds
-        Supervisor(queue, executor, max_drivers=jobs, lease_seconds=lease, round_seconds=round_seconds, stop=stop).run()
+        Supervisor(
+            queue,
+            executor,
+            max_drivers=jobs,
+            lease_seconds=settings.lease_seconds,
+            round_seconds=round_seconds,
+            stop=stop,
+            beat=heart.beat,
+        ).run()
 
 
 def choose_executor(settings: DriverSettings, *, dashboard: str | None = None, python: str = sys.executable) -> Executor:

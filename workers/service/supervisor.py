@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from autoslim.core.files import is_disk_full
 from autoslim.errors import LeaseLostError, UnavailableError
@@ -63,7 +64,9 @@ class _Starting:
 
 
 class Supervisor:
-    """Runs at most `max_drivers` at a time, one for each job. `lease_seconds` is the lease of a job until its driver adopts it."""
+    """Runs at most `max_drivers` at a time, one for each job. `lease_seconds` is the lease of a job until its driver adopts it.
+    `beat` is called after each round.
+    """
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Supervisor:
         lease_seconds: float,
         round_seconds: float = ROUND_SECONDS,
         stop: StopRequest | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue, self._executor, self._max_drivers = queue, executor, max_drivers
         self._lease_seconds, self._round_seconds = lease_seconds, round_seconds
@@ -83,7 +87,7 @@ class Supervisor:
         self._cancelled_at: dict[str, float] = {}
         # An earlier supervisor may have ended while the cluster was away.
         self._was_unreachable = True
-        self._stop = stop or StopRequest()
+        self._stop, self._beat = stop or StopRequest(), beat
 
     def run(self) -> None:
         """Runs rounds until it is asked to stop, with growing pauses while the database or the cluster is down."""
@@ -95,6 +99,8 @@ class Supervisor:
             except (UnavailableError, OSError) as error:
                 pause = min(2 * pause, _MAX_BACKOFF)
                 _log.warning("%s; next try in %g s", error, pause)
+            # Also after a round that failed: another process would not reach the database either.
+            self._beat()
             self._stop.sleep(pause)
         self._shut_down()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -28,8 +29,8 @@ class SupervisorLock:
         self._holder = root / f"{name}.json"
         self._lock = filelock.FileLock(root / f"{name}.lock", mode=0o600)
 
-    def acquire(self, stop: StopRequest, pid: int) -> bool:
-        """Waits until this process is the only supervisor; False when it was asked to stop before.
+    def acquire(self, stop: StopRequest, pid: int, *, beat: Callable[[], None]) -> bool:
+        """Waits until this process is the only supervisor, with a `beat` at each look; False when it was asked to stop before.
 
         Raises:
             OutputError: where the folder cannot be written, or its file system has no locks.
@@ -42,6 +43,7 @@ class SupervisorLock:
             if not announced:
                 _log.warning("%s; this one waits until that one has ended", self._described_holder())
                 announced = True
+            beat()
             stop.sleep(_POLL_SECONDS)
         return False
 
