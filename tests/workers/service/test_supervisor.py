@@ -90,7 +90,6 @@ def test_what_a_driver_writes_is_its_users_alone(site):
     assert {path.name: path.stat().st_mode & 0o077 for path in written} == dict.fromkeys((path.name for path in written), 0)
 
 
-@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.short
 def test_drivers_give_way_to_the_api_by_as_much_as_the_operator_says(site):
@@ -107,6 +106,7 @@ def test_drivers_give_way_to_the_api_by_as_much_as_the_operator_says(site):
             executor.delete_record(driver)
 
 
+@pytest.mark.faults
 def test_a_killed_drivers_job_goes_on_with_what_was_unfinished(site):
     job, supervisor = site.submit(), site.supervisor()
     with site.held_after(2, job, supervisor):
