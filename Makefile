@@ -33,8 +33,9 @@ $(STAMP): pyproject.toml
 client: $(STAMP) ## write the synchronous client, autoslim/client/sync_client.py, from async_client.py
 	$(BIN)/python autoslim/client/generate_sync.py
 
-manifests: $(STAMP) ## write deploy/kuberay/service.yaml and storage.yaml from the Helm chart
+manifests: $(STAMP) ## write deploy/kuberay/service.yaml and storage.yaml from the Helm chart, and hold it against the schemas
 	$(BIN)/python deploy/helm/render.py
+	PYTHONPATH=deploy $(BIN)/python -m helm.validate
 
 constraints: $(STAMP) ## write deploy/constraints.txt: the version of everything that deploy/requirements.txt brings into the image
 	$(BIN)/uv pip compile deploy/requirements.txt --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
@@ -72,7 +73,7 @@ test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every exam
 	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest
 
 # A second start goes on with the cases that have no result in FAULTS_DIR yet.
-test-faults: $(STAMP) ## every fault and attack beside a real job, three hours on two cores, and the tests of single faults
+test-faults: $(STAMP) ## the tests of single faults, and every fault beside a real job: about 100 minutes on two quiet cores
 	$(BIN)/python -m pytest -p no:cacheprovider -m faults
 	$(BIN)/python benchmarks/service_faults.py --folder $(FAULTS_DIR)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -19,12 +23,9 @@ from workers.service.executor import RESOURCE
 helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this machine")
 
 from helm.render import CHART, RELEASE, plain_manifests, render  # noqa: E402
+from helm.validate import SCENARIOS, lines, validate  # noqa: E402
 from helpers.chart import OVERLAYS, Objects, cluster_of, container_of, objects_of, pods_of  # noqa: E402
 
-KUBERNETES = ("1.27", "1.32")
-"""The oldest that Chart.yaml names, and a newer one."""
-
-SCENARIOS = {"default": {}, **OVERLAYS}
 assert SCENARIOS.keys() == {"default", "one-gpu", "spot", "gcs-ft", "external"}
 
 
@@ -59,28 +60,29 @@ def selected(objects: Objects, item: dict[str, Any]) -> set[str]:
     return {name for name, labels in labels_of(objects) if wanted <= labels.items()}
 
 
-def test_kubernetes_own_objects_fit_its_schemas(objects: Objects):
-    checked = [item for (kind, _), item in objects.items() if kind != "RayCluster"]
-    assert len(checked) >= 10
-    for item in checked:
-        for version in KUBERNETES:
-            kubernetes_validate.validate(item, version, strict=True)
+def test_every_object_fits_its_schema():
+    told = list(lines())
+    assert [line.partition(": ")[0] for line in told] == list(SCENARIOS)
+    assert all(int(line.split()[1]) >= 10 and "RayCluster" in line for line in told)
+    page = (DEPLOY.parent / "docs" / "service" / "deploy.md").read_text()
+    assert "\n".join(told) in page
 
 
 def test_the_check_finds_a_field_that_there_is_not(default: Objects):
     broken = json.loads(json.dumps(default["Deployment", "autoslim-api"]))
     broken["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Never"
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(broken, KUBERNETES[0], strict=True)
+        validate(broken)
+    broken = json.loads(json.dumps(default["RayCluster", RELEASE]))
+    broken["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Never"
+    with pytest.raises(jsonschema.ValidationError):
+        validate(broken)
 
 
-def test_the_ray_cluster_fits_the_schema_of_the_fields_we_use(objects: Objects):
+def test_the_ray_cluster_is_of_the_operators_version(objects: Objects):
     item = objects["RayCluster", RELEASE]
     assert item.keys() == {"apiVersion", "kind", "metadata", "spec"}
     assert item["apiVersion"] == "ray.io/v1"
-    definitions = json.loads((DEPLOY / "kuberay" / "rayjob.schema.json").read_text())["$defs"]
-    schema = {"$ref": "#/$defs/cluster", "$defs": definitions}
-    jsonschema.validate(item["spec"], schema, cls=jsonschema.Draft202012Validator)
 
 
 def test_the_plain_manifests_are_current():
@@ -257,12 +259,34 @@ def test_what_is_not_built_in_is_not_there():
     assert not [name for _, name in found if "postgres" in name or "mlflow" in name]
 
 
-def test_whatever_listens_is_probed(objects: Objects):
+def test_whatever_runs_is_probed(objects: Objects):
+    # KubeRay adds those of its nodes.
+    nodes = {"head", *(group["groupName"] for group in cluster_of(objects)["workerGroupSpecs"])}
+    for name in pods_of(objects).keys() - nodes:
+        assert container_of(pods_of(objects)[name]).keys() >= {"startupProbe", "livenessProbe"}, name
     for name in pods_of(objects).keys() & {"api", "mlflow", "postgres"}:
         container = container_of(pods_of(objects)[name])
-        assert container.keys() >= {"startupProbe", "livenessProbe", "readinessProbe"}, name
+        assert "readinessProbe" in container, name
     paths = [container_of(pods_of(objects)["api"])[f"{kind}Probe"]["httpGet"]["path"] for kind in ("liveness", "readiness")]
     assert paths == ["/healthz", "/readyz"]
+
+
+def test_the_supervisors_probe_fails_without_a_heartbeat_and_with_an_old_one(default: Objects, tmp_path: Path):
+    pod = pods_of(default)["supervisor"]
+    command = parse(container_of(pod)["command"])
+    file, probe = tmp_path / "heartbeat", container_of(pod)["livenessProbe"]["exec"]["command"]
+    assert container_of(pod)["startupProbe"]["exec"]["command"] == probe
+    assert str(command["heartbeat"]) in probe[-1]
+    here = [word.replace(str(command["heartbeat"]), str(file)) for word in probe]
+
+    def passes() -> bool:
+        return subprocess.run(here, capture_output=True).returncode == 0
+
+    assert not passes()
+    file.touch()
+    assert passes()
+    os.utime(file, (time.time() - 400,) * 2)
+    assert not passes()
 
 
 def test_budgets_keep_what_cannot_be_replaced(default: Objects):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from helm.render import CHART, RELEASE, render
+from helm.render import RELEASE, render
+from helm.validate import SCENARIOS
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 """By kind and name."""
 
-OVERLAYS = {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in CHART.glob("values-*.yaml")}
+OVERLAYS = {name: values for name, values in SCENARIOS.items() if name != "default"}
 
 
 def objects_of(values: dict[str, Any], release: str = RELEASE) -> Objects:
