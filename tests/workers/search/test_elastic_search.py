@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from helpers.ray_head import ray_head
 from helpers.workers_command import SEARCH, Search
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
@@ -31,16 +30,6 @@ AGAIN = "goes on from its checkpoint: "
 def without_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own helpers for tests start nodes without one."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-
-
-@contextlib.contextmanager
-def started(*, cpus: int) -> Iterator[Cluster]:
-    """A head with so many CPUs for trials."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()
 
 
 def drain(cluster: Cluster, node_id: str) -> None:
@@ -78,7 +67,7 @@ def finished(output: Path) -> list[TrialState]:
 
 
 def test_one_search_on_one_node_then_three_then_one(tmp_path: Path) -> None:
-    with started(cpus=1) as nodes:
+    with ray_head(cpus=1) as nodes:
         flags = [*SEARCH, *PLAIN, "--address", nodes.address, "--trials", "5", "--epochs", "30"]
         search = Search(*flags, "--output", str(tmp_path / "run"))
         search.read_until(lambda line: "1 at a time" in line)
@@ -108,7 +97,7 @@ def test_one_search_on_one_node_then_three_then_one(tmp_path: Path) -> None:
 
 
 def test_a_search_on_a_pool_without_nodes_asks_for_as_many_as_it_is_to_have(tmp_path: Path) -> None:
-    with started(cpus=0) as nodes:
+    with ray_head(cpus=0) as nodes:
         flags = [*SEARCH, *PLAIN, "--address", nodes.address, "--concurrency", "2", "--trials", "6", "--epochs", "15"]
         search = Search(*flags, "--output", str(tmp_path / "run"))
         # What an autoscaler does: a node for what waits. First the dense model does, then the trial that has no place beside the other.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.ray_head import ray_head
 from helpers.s3_server import SECRET
 from helpers.workers_command import SEARCH, Search
 from PIL import Image
-from ray.cluster_utils import Cluster
 
 from autoslim.storage import StorageUri, upload_folder
 
@@ -25,8 +25,7 @@ def test_driver_and_node_each_fetch_and_prepare_it_once(bucket: str, tmp_path: P
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place)
     upload_folder(tmp_path / "images", StorageUri.parse(f"s3://{bucket}/images"))
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
+    with ray_head(cpus=0) as nodes:
         nodes.add_node(num_cpus=1, env_vars={"AUTOSLIM_CACHE": str(tmp_path / "node")})
         monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "driver"))
         flags = [*SEARCH, "--data", f"s3://{bucket}/images", "--address", nodes.address, "--resources", "cpu=1"]
@@ -35,8 +34,6 @@ def test_driver_and_node_each_fetch_and_prepare_it_once(bucket: str, tmp_path: P
             *flags, "--trials", "4", "--final-share", "0", "--speed", "none", "--forms", "none", "--output", str(tmp_path / "run")
         )
         assert search.end() == 0, search.text
-    finally:
-        nodes.shutdown()
     caches = [tmp_path / "driver", tmp_path / "node"]
     prepared = [{path.name for path in (cache / "prepared").iterdir() if path.is_dir()} for cache in caches]
     assert prepared[0] == prepared[1]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.ray_head import ray_head
 from helpers.s3_server import SECRET
 from helpers.workers_command import SEARCH, Search
 from ray.cluster_utils import Cluster
@@ -31,13 +32,10 @@ def nodes(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     credentials are in the environment of all of them."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "head"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
+    with ray_head(cpus=0) as cluster:
         for name in ("north", "south"):
             cluster.add_node(num_cpus=1, env_vars={"AUTOSLIM_CACHE": str(tmp_path / name)})
         yield cluster
-    finally:
-        cluster.shutdown()
 
 
 def ended(uri: str) -> dict[int, float | None]:
