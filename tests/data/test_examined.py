@@ -94,6 +94,35 @@ def test_a_killed_preparation_examines_only_the_rest(write_parquet, decoded, tmp
     assert len(decoded) == 68 - 40
 
 
+@pytest.mark.parametrize("killed", ["by an error", "at once"])
+def test_a_preparation_of_folders_goes_on_after_half_of_them_with_its_progress(
+    write_images, decoded, tmp_path, monkeypatch, killed
+):
+    monkeypatch.setattr("autoslim.data.progress._WATCH_SECONDS", 0.0)
+    root, home, at_the_kill = write_images({"cat": 30, "dog": 30}), tmp_path / "home-cache", tmp_path / "at-the-kill"
+    if killed == "at once":
+        # What is written by then is all that is left.
+        monkeypatch.setattr(examined, "SAVE_SECONDS", 0.0)
+
+    def end(done: int, total: int) -> None:
+        if done == 31:
+            if killed == "at once":
+                shutil.copytree(home, at_the_kill)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset(DatasetSpec(source=str(root)), tmp_path / "one", seed=0, watch=end)
+    assert not list((tmp_path / "one").glob("*/*")), "nothing is published"
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(at_the_kill if killed == "at once" else home))
+    decoded.clear()
+    seen: list[tuple[int, int]] = []
+    prepared = prepare_dataset(DatasetSpec(source=str(root)), tmp_path / "one", seed=0, watch=lambda *counts: seen.append(counts))
+    assert len(decoded) == 60 - 30
+    assert seen[-1] == (60, 60)
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "empty"))
+    assert prepared.digest == _prepare(root, tmp_path / "two").digest
+
+
 def test_an_unreadable_image_stays_unreadable(write_parquet, decoded, picture, tmp_path):
     root = _shards(write_parquet)
     write_parquet("test.parquet", [0, 1] * 4, images=[picture(900 + number) for number in range(7)] + [b"no image"])
