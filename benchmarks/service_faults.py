@@ -1,10 +1,11 @@
 """What faults of the service and attacks on it cost a job: lost, doubled, time, and what its user is told.
 
-    python benchmarks/service_faults.py [--folder runs/faults] [--only TEXT]
+    python benchmarks/service_faults.py [--folder runs/faults] [--only TEXT] [--attacks]
 
-One `autoslim serve` for each case, started by its command on loopback, and one job: a real search over scikit-learn's digits with a tiny
-model. When its first trial has ended, the fault happens; the user asks for the job four times a second and afterwards submits the same
-again. The first two rows are the job without a fault. What a case has shown is in FOLDER/results.jsonl; a second start skips it.
+Each case has a job: a real search over scikit-learn's digits with a tiny model, on `autoslim serve`, started by its command on loopback.
+When its first trial has ended, the fault happens; the user asks for the job four times a second and afterwards submits the same again. The
+first two rows are the job without a fault. Cases that leave the service as it was are played one after the other on the same one. What a
+case has shown is in FOLDER/results.jsonl; a second start skips it, also after the first one was killed in the middle of another case.
 
 The exit code is 1 where a case breaks a rule: the job ends with its model (or, after some faults, says why not), no finished trial is lost
 or counted twice, one submit makes one job, no process is left, and the job takes at most 1.5 times as long as undisturbed, but for the
@@ -14,6 +15,7 @@ cases that give a reason (`Case.slow`). A case that needs what this machine does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -22,29 +24,76 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 
 from faults import attacks, beside, cluster, kills, network, surroundings, takeovers, tracking  # noqa: E402
-from faults.case import Case, MissingError, Stage  # noqa: E402
-from faults.service import left_behind  # noqa: E402
+from faults.case import Case, MissingError, Stage, plain  # noqa: E402
+from faults.leftovers import claimed, prefix  # noqa: E402
+from faults.rows import keep_row, kept_rows  # noqa: E402
+from faults.service import Service, left_behind  # noqa: E402
 from faults.user import LASTING, User  # noqa: E402
 
 UNDISTURBED = [Case(name, lambda stage: "") for name in ("none", "none, once more")]
-_PARTS = (kills, takeovers, surroundings, network, cluster, tracking, beside, attacks)
-CASES = [*UNDISTURBED, *(case for part in _PARTS for case in part.CASES)]
+_PARTS = (kills, takeovers, surroundings, network, cluster, tracking, beside)
+FAULTS = [*UNDISTURBED, *(case for part in _PARTS for case in part.CASES)]
+CASES = [*FAULTS, *attacks.CASES]
 LONGEST = 1.5
 """Wall time over that of the undisturbed job."""
 
 
-def play(case: Case, folder: Path) -> dict[str, Any]:
+class SharedService:
+    """A `plain` service, started for the first case that takes it."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._taken: tuple[Path, Service] | None = None
+
+    def taken(self) -> tuple[Path, Service]:
+        """Its folder and the service."""
+        if self._taken is None:
+            folder = self._stack.enter_context(_scratch())
+            self._taken = folder, self._stack.enter_context(plain(folder))
+        return self._taken
+
+    def end(self) -> None:
+        """The next case that takes it gets a new one."""
+        self._taken = None
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=prefix(), ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def play(case: Case, shared: SharedService) -> dict[str, Any]:
     """What the table has of a case."""
-    with case.host(folder) as service:
-        mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
-        user = User(service.url, mine, spec=LASTING)
+    if case.on_shared_service:
+        folder, service = shared.taken()
+        try:
+            row = _played(case, folder, service)
+            left = left_behind(service.root, service)
+        except BaseException:
+            shared.end()
+            raise
+    else:
+        shared.end()
+        with _scratch() as folder:
+            with case.host(folder) as service:
+                row = _played(case, folder, service)
+            left = left_behind(folder / "root")
+    return row | {"left": left, "commit": _commit(), "at": datetime.date.today().isoformat()}
+
+
+def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
+    mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
+    user = User(service.url, mine, spec=LASTING | {"name": f"mine-{CASES.index(case)}"})
+    with contextlib.closing(user):
         user.submit()
         if not case.early:
             user.until_trials(1)
@@ -53,8 +102,7 @@ def play(case: Case, folder: Path) -> dict[str, Any]:
         lasted = time.monotonic() - began
         user.cancel_later()
         verdict = user.verdict()
-    row = {"case": case.name, "lasted": round(lasted, 1), "others": others, "left": left_behind(folder / "root")}
-    return row | dataclasses.asdict(verdict) | {"commit": _commit(), "at": datetime.date.today().isoformat()}
+    return {"case": case.name, "lasted": round(lasted, 1), "others": others} | dataclasses.asdict(verdict)
 
 
 def undisturbed(rows: Iterable[dict[str, Any]]) -> float | None:
@@ -118,25 +166,17 @@ def _line(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="where the results are kept")
-    parser.add_argument("--only", default="", help="cases whose names have this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases, and play none")
-    arguments = parser.parse_args()
-    cases = [case for case in CASES if arguments.only in case.name]
-    if arguments.list:
-        print("\n".join(case.name for case in cases))
-        return 0
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    file = arguments.folder / "results.jsonl"
-    known = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
-    problems = {}
-    for case in cases:
-        if case.name not in known:
+def play_all(cases: Iterable[Case], file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The rows by case, of this call and of earlier ones, which are in the file; and why a case has none."""
+    known, problems = {row["case"]: row for row in kept_rows(file)}, dict[str, str]()
+    shared = SharedService()
+    try:
+        # Those on the same service come together.
+        for case in sorted(cases, key=lambda case: not case.on_shared_service):
+            if case.name in known:
+                continue
             try:
-                with tempfile.TemporaryDirectory(prefix="autoslim-faults-", ignore_cleanup_errors=True) as folder:
-                    row = play(case, Path(folder))
+                row = play(case, shared)
             except MissingError as error:
                 print(f"{case.name}: skipped: {error}", file=sys.stderr)
                 continue
@@ -145,12 +185,29 @@ def main() -> int:
                 problems[case.name] = f"not measured: {type(error).__name__}: {error}"
                 continue
             print(json.dumps(row), file=sys.stderr)
-            with file.open("a") as results:
-                results.write(json.dumps(row) + "\n")
+            keep_row(file, row)
             known[case.name] = row
+    finally:
+        shared.end()
+    return known, problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/faults"), help="where the results are kept")
+    parser.add_argument("--only", default="", help="cases whose names have this text")
+    parser.add_argument("--attacks", action="store_true", help="also the attacks, besides the faults")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases, and play none")
+    arguments = parser.parse_args()
+    cases = [case for case in (CASES if arguments.attacks else FAULTS) if arguments.only in case.name]
+    if arguments.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    with claimed(arguments.folder):
+        known, problems = play_all(cases, arguments.folder / "results.jsonl")
     alone = undisturbed(known.values())
     if alone is None:
-        print(f"wall times are not judged: {file} has no row of the undisturbed job", file=sys.stderr)
+        print("wall times are not judged: there is no row of the undisturbed job", file=sys.stderr)
     for case in cases:
         if case.name in known and (broken := broken_rules(known[case.name], case, alone)):
             problems[case.name] = "; ".join(broken)

@@ -1,14 +1,16 @@
 """Does a service stay as it is over many jobs with faults? Memory, open files, disk and database, and what became of every job.
 
-    python benchmarks/soak.py [--jobs 200] [--hours 2] [--faults 0.3] [--keep 20] [--seed 0] [--folder runs/soak]
+    python benchmarks/soak.py [--jobs 200] [--at-once 3] [--hours 2] [--faults 0.3] [--keep 20] [--seed 0] [--folder runs/soak]
 
-One `autoslim serve` on loopback and one small job after the other, each a real search over scikit-learn's digits. A share of them, drawn
-by the seed, meets a fault of `faults/kills.py` when its first trial has ended. A job is deleted when `--keep` later ones have ended, as an
-operator's retention does, so that nothing has a reason to grow. After each job a row is written to FOLDER/rows.jsonl; a second start goes
-on after the last row, with the same service folder, and `--hours` ends a call between two jobs.
+One `autoslim serve` on loopback and small jobs in rounds of `--at-once`, each a real search over scikit-learn's digits. A share of them,
+drawn by the seed, meets a fault of `faults/kills.py` when its first trial has ended. A job is deleted when `--keep` later ones have ended,
+as an operator's retention does, so that nothing has a reason to grow. After each round, when no driver is left, its jobs' rows are written
+to FOLDER/rows.jsonl; a second start goes on after the last row, with the same service folder, also after the first one was killed in the
+middle of a round, and `--hours` ends a call between two rounds.
 
 A job is as small as a search can be: two trials of one epoch, one after the other, in one process for trials, and its runs go to one SQLite
-file of MLflow's, since making such a file is work for seconds. What is left of its time is the start of its processes.
+file of MLflow's, since making such a file is work for seconds. What is left of its time is the start of its processes, much of which one
+job alone leaves a machine of two cores idle for.
 
 The exit code is 1 where a job did not end with its model, something was lost or doubled, the service lists other jobs than those that are
 left, or a size was larger in the last fifth of the jobs than in the second fifth by more than its margin. The first fifth is left out:
@@ -20,10 +22,10 @@ before the last job judges the jobs so far.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import os
 import random
@@ -31,9 +33,10 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,8 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 
 from faults import kills  # noqa: E402
 from faults.case import Stage  # noqa: E402
+from faults.leftovers import claimed, prefix  # noqa: E402
+from faults.rows import keep_row, kept_rows  # noqa: E402
 from faults.service import Service, belongs, until  # noqa: E402
 from faults.user import SPEC, User  # noqa: E402
 
@@ -88,9 +93,9 @@ def measured(service: Service, scratch: Path) -> dict[str, int]:
     return sizes | {"database_bytes": database, "root_bytes": _bytes(service.root) - database, "ray_bytes": _bytes(scratch)}
 
 
-def running_service(folder: Path, scratch: Path) -> contextlib.AbstractContextManager[Service]:
-    """One trial at a time: a second process for trials would take as long to start as the job."""
-    environment = {"RAY_TMPDIR": str(scratch), "AUTOSLIM_CONCURRENCY": "1"}
+def running_service(folder: Path, scratch: Path, at_once: int) -> contextlib.AbstractContextManager[Service]:
+    """One trial of a job at a time: a second process for trials would take as long to start as the job."""
+    environment = {"RAY_TMPDIR": str(scratch), "AUTOSLIM_CONCURRENCY": "1", "AUTOSLIM_JOBS": str(at_once)}
     tracking = ("--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}")
     return Service(folder, options=tracking, environment=environment).running()
 
@@ -105,23 +110,42 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def play(service: Service, scratch: Path, number: int, fault: str) -> dict[str, Any]:
-    """One job; its idempotency key is its number's, so that it is the same job after an interruption of this program."""
-    name = f"soak-{number}"
-    user = User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)
-    try:
-        user.submit()
-        missed = fault != _NONE and not _strike(service, user, fault)
-        verdict = user.verdict()
-        row = {"number": number, "id": user.job["id"], "fault": fault, "missed": missed, **dataclasses.asdict(verdict)}
-        return row | measured(service, scratch)
-    finally:
-        user.http.close()
+def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dict[str, Any]]:
+    """A round: the rows of the jobs with these numbers, which run at once. Their faults happen one after the other."""
+    striking, struck = threading.Lock(), threading.Barrier(len(faults))
+
+    def play_one(number: int, fault: str) -> dict[str, Any]:
+        """The idempotency key is the number's, so that it is the same job after an interruption of this program."""
+        name = f"soak-{number}"
+        user = User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)
+        with contextlib.closing(user):
+            try:
+                user.submit()
+                user.until_trials(1)
+                with striking:
+                    missed = fault != _NONE and not _strike(service, user, fault)
+                user.until_ended()
+                # A verdict is asked of an API that nobody kills meanwhile.
+                struck.wait()
+            except BaseException:
+                struck.abort()
+                raise
+            row = {"number": number, "id": user.job["id"], "fault": fault, "missed": missed}
+            return row | dataclasses.asdict(user.verdict())
+
+    with concurrent.futures.ThreadPoolExecutor(len(faults)) as threads:
+        played = [threads.submit(play_one, number, fault) for number, fault in faults.items()]
+    errors = [error for each in played if (error := each.exception()) is not None]
+    for error in errors:
+        # That another job's thread has given up is no reason of its own.
+        if not isinstance(error, threading.BrokenBarrierError):
+            raise error
+    sizes = measured(service, scratch)
+    return [each.result() | sizes for each in played]
 
 
 def _strike(service: Service, user: User, fault: str) -> bool:
     """Whether the fault has happened; not where the job ended before it, as after an interruption of this program."""
-    user.until_trials(1)
     if user.ended:
         return False
     try:
@@ -235,41 +259,55 @@ def _shown(name: str, value: float) -> str:
     return f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.0f}"
 
 
+def run(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of all jobs so far, and what is wrong with the service's list of them."""
+    folder: Path = arguments.folder.absolute()
+    file, keep = folder / "rows.jsonl", arguments.keep
+    rows = kept_rows(file)
+    scratch = Path(tempfile.mkdtemp(prefix=prefix(), dir="/tmp"))
+    until_later = time.monotonic() + 3600 * arguments.hours
+    try:
+        with running_service(folder, scratch, arguments.at_once) as service:
+            # An interrupted call may have left the last of them.
+            deleted = 0
+            while len(rows) < arguments.jobs and time.monotonic() <= until_later:
+                deleted = _delete_all(service, rows, deleted, keep)
+                numbers = range(len(rows), min(len(rows) + arguments.at_once, arguments.jobs))
+                share, jobs = arguments.faults, arguments.jobs
+                faults = {number: drawn_fault(arguments.seed, number, share=share, jobs=jobs) for number in numbers}
+                began = time.monotonic()
+                for row in play(service, scratch, faults):
+                    rows.append(row)
+                    keep_row(file, row)
+                seconds = time.monotonic() - began
+                told = ", ".join(f"{number}: {fault}: {rows[number]['state']}" for number, fault in faults.items())
+                print(f"{told} in {seconds:.0f} s", file=sys.stderr)
+            _delete_all(service, rows, deleted, keep)
+            return rows, unaccounted(service, rows[max(0, len(rows) - keep) :])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _delete_all(service: Service, rows: Sequence[dict[str, Any]], deleted: int, keep: int) -> int:
+    """All rows' jobs but the last, of which the first are deleted already; how many are by now."""
+    last = max(deleted, len(rows) - keep)
+    for row in rows[deleted:last]:
+        delete(service, row)
+    return last
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--at-once", type=int, default=3, help="jobs of a round")
     parser.add_argument("--hours", type=float, default=math.inf, help="no job is begun after so long; the next call goes on")
     parser.add_argument("--faults", type=float, default=0.3, help="share of the jobs that meet one")
     parser.add_argument("--keep", type=int, default=20, help="ended jobs that are not deleted")
     parser.add_argument("--seed", type=int, default=0, help="of which jobs meet which fault")
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"), help="the service's folder and the rows")
     arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    # Short, since Ray creates sockets in it.
-    scratch = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
-    until_later = time.monotonic() + 3600 * arguments.hours
-    try:
-        with running_service(folder, scratch) as service:
-            # An interrupted call may have left the last of them.
-            for row in rows[: max(0, len(rows) - arguments.keep)]:
-                delete(service, row)
-            for number in range(len(rows), arguments.jobs):
-                if time.monotonic() > until_later:
-                    break
-                fault = drawn_fault(arguments.seed, number, share=arguments.faults, jobs=arguments.jobs)
-                began = time.monotonic()
-                rows.append(play(service, scratch, number, fault))
-                with file.open("a") as kept:
-                    kept.write(json.dumps(rows[-1]) + "\n")
-                print(f"{number}: {fault}: {rows[-1]['state']} in {time.monotonic() - began:.0f} s", file=sys.stderr)
-                if number >= arguments.keep:
-                    delete(service, rows[number - arguments.keep])
-            found = unaccounted(service, rows[max(0, len(rows) - arguments.keep) :])
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with claimed(arguments.folder.absolute()):
+        rows, found = run(arguments)
     print(table(rows))
     found += problems(rows, len(rows))
     print("\n".join(found), file=sys.stderr)

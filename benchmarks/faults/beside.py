@@ -22,9 +22,12 @@ from faults.user import SPEC
 
 _DUPLICATES = 50
 _STATES = ("QUEUED", "STARTING", "PREPARING", "SEARCHING", "FINALIZING")
+"""All but PAUSED, in which a job is cancelled on a cluster without a node (`cluster.py`)."""
 _ORDER = (*_STATES, "SUCCEEDED", "FAILED", "CANCELLED")
 _IMAGES, _CORRUPT = 200, 4
 _JOB_SECONDS = 900.0
+_ONE_TRIAL: dict[str, Any] = {"trials": 1, "epochs": 1.0}
+"""Enough of a search for a state to be reached."""
 
 # Of a job
 
@@ -32,7 +35,7 @@ _JOB_SECONDS = 900.0
 def _submit(stage: Stage, **changes: Any) -> dict[str, Any]:
     """Under a key of its own; the answer, which may be a refusal."""
     headers = {"Idempotency-Key": str(uuid.uuid4())}
-    answer = stage.user.http.post("/v1/jobs", json=SPEC | {"name": "other"} | changes, headers=headers, timeout=120)
+    answer = stage.user.http.post("/v1/jobs", json=SPEC | {"name": stage.other} | changes, headers=headers, timeout=120)
     found: dict[str, Any] = answer.json()
     return found
 
@@ -61,7 +64,7 @@ def _duplicates(stage: Stage) -> str:
 
     def submit() -> None:
         together.wait()
-        answer = stage.user.http.post("/v1/jobs", json=SPEC | {"name": "other"}, headers=headers, timeout=120)
+        answer = stage.user.http.post("/v1/jobs", json=SPEC | {"name": stage.other}, headers=headers, timeout=120)
         answers.append((answer.status_code, str(answer.json().get("id", answer.json().get("code")))))
 
     threads = [threading.Thread(target=submit) for _ in range(_DUPLICATES)]
@@ -69,7 +72,7 @@ def _duplicates(stage: Stage) -> str:
         thread.start()
     for thread in threads:
         thread.join()
-    jobs = stage.user.http.get("/v1/jobs?label=other").raise_for_status().json()["jobs"]
+    jobs = stage.user.http.get(f"/v1/jobs?label={stage.other}").raise_for_status().json()["jobs"]
     stage.user.later += [job["id"] for job in jobs]
     assert len(jobs) == 1, f"{_DUPLICATES} submits of one request made {len(jobs)} jobs"
     assert {told for status, told in answers if status < 300} == {jobs[0]["id"]}, "an answer names another job"
@@ -81,13 +84,14 @@ def _duplicates(stage: Stage) -> str:
 
 def _cancelled_in_each_state(stage: Stage) -> str:
     """One job after the other; the first waits behind the user's own."""
-    return "; ".join(_cancel_in(stage, state) for state in _STATES)
+    return "; ".join(cancel_in(stage, state) for state in _STATES)
 
 
-def _cancel_in(stage: Stage, state: str) -> str:
+def cancel_in(stage: Stage, state: str) -> str:
+    """Another job of the user, in this state or a later one; what became of it."""
     if state == "STARTING":
         stage.user.until_ended()
-    job_id = str(_submit(stage)["id"])
+    job_id = str(_submit(stage, **_ONE_TRIAL)["id"])
     seen = until(lambda: _reached(stage, job_id, state), f"a job that is {state}", seconds=_JOB_SECONDS)
     asked = time.monotonic()
     stage.user.http.post(f"/v1/jobs/{job_id}:cancel").raise_for_status()
@@ -100,7 +104,8 @@ def _cancel_in(stage: Stage, state: str) -> str:
 def _reached(stage: Stage, job_id: str, state: str) -> str | None:
     """The state that it is in, once that is `state` or a later one: some last a moment only."""
     now = str(_job(stage, job_id)["state"])
-    return now if now in _ORDER and _ORDER.index(now) >= _ORDER.index(state) else None
+    later = _ORDER[_ORDER.index(state) :] if state in _ORDER else (state,)
+    return now if now in later else None
 
 
 # Bound to fail
@@ -139,7 +144,7 @@ def _corrupt(stage: Stage) -> str:
     told = strict if "id" not in strict else _ended(stage, strict["id"])
     reason = str(told.get("detail") or (told.get("failure") or {}).get("message"))
     assert told["state"] == "FAILED" if "id" in strict else told["status"] == 422, told
-    lenient = _ended(stage, str(_submit(stage, data=data, unreadable_share="30%")["id"]))
+    lenient = _ended(stage, str(_submit(stage, data=data, unreadable_share="30%", **_ONE_TRIAL)["id"]))
     assert lenient["state"] == "SUCCEEDED", lenient["failure"]
     return f"none allowed: {reason}; 30 % of a split allowed: {lenient['state']}".replace(str(stage.folder), "FOLDER")
 

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from faults.service import Service
 from faults.user import User
 
@@ -19,6 +21,17 @@ class Stage:
     service: Service
     user: User
     theirs: str | None = None
+
+    @property
+    def other(self) -> str:
+        """The name of the user's other jobs, which those of other cases do not have."""
+        return f"{self.user.name}-other"
+
+    def driver(self) -> psutil.Process:
+        return self.service.driver(self.user.job["id"])
+
+    def trial(self) -> psutil.Process:
+        return self.service.trial(self.user.job["id"])
 
 
 @contextlib.contextmanager
@@ -36,7 +49,8 @@ class MissingError(Exception):
 class Case:
     """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
     or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
-    model as long as it says why. `slow` is why the job may take longer than the rule on wall time allows.
+    model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `slow` is why
+    the job may take longer than the rule on wall time allows.
 
     `host` raises MissingError where the case cannot be played.
     """
@@ -47,4 +61,9 @@ class Case:
     early: bool = False
     tenants: bool = False
     may_fail: bool = False
+    shares: bool = True
     slow: str = ""
+
+    @property
+    def on_shared_service(self) -> bool:
+        return self.shares and self.host is plain and not self.tenants

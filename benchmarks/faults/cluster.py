@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 from loopback.ray_nodes import RayNodes, cpus
 
+from faults.beside import cancel_in
 from faults.case import Case, Stage
 from faults.service import Service, free_port, until
 from workers.service.background_program import Program
@@ -41,14 +42,14 @@ class _OnCluster(Service):
 
 
 @contextlib.contextmanager
-def _on_cluster(folder: Path, *, node: bool, lasting: bool = False) -> Iterator[Service]:
-    """Its head has no room for a driver; `node` is there from the start, `lasting` state survives the head."""
+def _on_cluster(folder: Path, *, node: bool, lasting: bool = False, jobs: int = 1) -> Iterator[Service]:
+    """Its head has no room for a driver; `node` is there from the start, `lasting` state survives the head, `jobs` run at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     token, root = folder / "token", folder / "root"
     token.write_text(secrets.token_hex(32))
     nodes = RayNodes(folder / "programs", port=_nine_ports(), token=token, python=sys.executable)
     placed = {"AUTOSLIM_ROOT": str(root), "AUTOSLIM_STORAGE": f"sqlite:///{root}/autoslim.db"}
-    supervise = ("supervise", "--root", str(root), "--dashboard", nodes.dashboard, "--address", "auto")
+    supervise = ("supervise", "--root", str(root), "--jobs", str(jobs), "--dashboard", nodes.dashboard, "--address", "auto")
     service = _OnCluster(folder, options=("--no-supervisor",), environment={**nodes.environment, **placed}, more=(supervise,))
     service.nodes, service.driver_environment = nodes, placed
     service.head_environment = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")} if lasting else {}
@@ -63,11 +64,12 @@ def _on_cluster(folder: Path, *, node: bool, lasting: bool = False) -> Iterator[
 
 
 def _no_node(stage: Stage) -> str:
-    """Until the job has been paused, which takes a minute; then the node comes."""
+    """Until the job and another one have been paused, which takes a minute; the other one is cancelled, and the node comes."""
     assert isinstance(stage.service, _OnCluster)
+    cancelled = cancel_in(stage, "PAUSED")
     until(lambda: stage.user.job["state"] == "PAUSED" or None, "a pause")
     stage.service.start_node()
-    return ""
+    return cancelled
 
 
 def _node_killed(stage: Stage) -> str:
@@ -114,9 +116,9 @@ def _nine_ports() -> int:
 
 CASES = [
     Case(
-        "no node for the driver until its job is paused",
+        "no node for the drivers until their jobs are paused, another job cancelled then",
         _no_node,
-        host=partial(_on_cluster, node=False),
+        host=partial(_on_cluster, node=False, jobs=2),
         early=True,
         slow="the fault lasts until the pause, which comes after 60 s",
     ),

@@ -11,7 +11,8 @@ import psutil
 
 from faults.case import Case, Stage
 
-_NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_NUMBERS = (signal.SIGKILL, signal.SIGTERM)
+"""SIGINT is handled by the same lines as SIGTERM."""
 
 
 def _api(stage: Stage, *, number: signal.Signals) -> str:
@@ -28,24 +29,24 @@ def _supervisor(stage: Stage, *, number: signal.Signals) -> str:
 
 
 def _driver(stage: Stage, *, number: signal.Signals) -> str:
-    stage.service.driver().send_signal(number)
+    stage.driver().send_signal(number)
     return ""
 
 
 def _trial(stage: Stage, *, number: signal.Signals) -> str:
-    stage.service.trial().send_signal(number)
+    stage.trial().send_signal(number)
     return ""
 
 
 def _memory(stage: Stage) -> str:
     """What the process asks for from now on fails, as on a machine that overcommits nothing."""
-    trial = stage.service.trial()
+    trial = stage.trial()
     trial.rlimit(psutil.RLIMIT_AS, (trial.memory_info().vms,) * 2)
     return ""
 
 
 def _everything(stage: Stage) -> str:
-    for process in stage.service.everything():
+    for process in stage.service.everything(stage.driver()):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     stage.service.end()
@@ -53,14 +54,14 @@ def _everything(stage: Stage) -> str:
     return ""
 
 
-def _three(name: str, strike: Callable[..., str]) -> list[Case]:
+def _both(name: str, strike: Callable[..., str]) -> list[Case]:
     return [Case(f"{name}: {number.name}", partial(strike, number=number)) for number in _NUMBERS]
 
 
 CASES = [
-    *_three("API, then started again", _api),
-    *_three("supervisor", _supervisor),
-    *_three("driver", _driver),
+    *_both("API, then started again", _api),
+    *_both("supervisor", _supervisor),
+    *_both("driver", _driver),
     Case("process of a trial: SIGKILL", partial(_trial, number=signal.SIGKILL)),
     Case("process of a trial: no more memory", _memory, may_fail=True),
     Case("every process at once: SIGKILL, then started again", _everything),

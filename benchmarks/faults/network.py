@@ -15,6 +15,7 @@ from pathlib import Path
 from loopback.postgres import Postgres
 
 from faults.case import Case, MissingError, Stage
+from faults.leftovers import NAMESPACE
 from faults.service import Service
 from faults.surroundings import AWAY_SECONDS, others_meanwhile, postgres_server
 
@@ -64,7 +65,7 @@ def _namespace() -> Iterator[str]:
     """A network of its own with loopback; deleting it deletes its interfaces and their other ends."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         raise MissingError("network namespaces need root and the command `ip` (Debian: iproute2)")
-    name = f"asf{os.getpid()}"
+    name = f"{NAMESPACE}{os.getpid()}"
     _ip("netns", "add", name)
     try:
         _ip("-netns", name, "link", "set", "lo", "up")

@@ -78,21 +78,21 @@ class Service:
 
         return until(found, "a supervisor")
 
-    def driver(self) -> psutil.Process:
-        """Of the only job."""
+    def driver(self, job_id: str) -> psutil.Process:
+        """Of the job's latest attempt."""
 
         def found() -> psutil.Process | None:
             with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):
-                return psutil.Process(json.loads(max((self.root / "drivers").glob("*.json")).read_text())["pid"])
+                return psutil.Process(json.loads(max((self.root / "drivers").glob(f"{job_id}-*.json")).read_text())["pid"])
             return None
 
         return until(found, "a driver")
 
-    def trial(self) -> psutil.Process:
+    def trial(self, job_id: str) -> psutil.Process:
         """A process that runs trials; Ray names them after the class that `tune.with_resources` makes of the trainable."""
 
         def found() -> psutil.Process | None:
-            for process in self.driver().children(recursive=True):
+            for process in self.driver(job_id).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable"):
                         return process
@@ -100,9 +100,9 @@ class Service:
 
         return until(found, "a trial's process")
 
-    def everything(self) -> list[psutil.Process]:
+    def everything(self, driver: psutil.Process) -> list[psutil.Process]:
         """All processes: the API, the supervisor, the driver, Ray's and the trials'. Drivers are in sessions of their own."""
-        own = [self.api, self.driver()]
+        own = [self.api, driver]
         return [process for each in own for process in (each, *each.children(recursive=True))]
 
     def start(self) -> None:
@@ -152,13 +152,22 @@ class Service:
     def new_key(self, tenant: str) -> str:
         return self.autoslim("keys", "create", "--tenant", tenant, "--scope", "read", "--scope", "submit").split()[-1]
 
+    def own(self) -> set[int]:
+        """The processes that a service without jobs is: the API, its planner and the supervisor, without what that has started."""
+        started = {process.pid for process in self.supervisor().children(recursive=True)}
+        return {self.api.pid, *(process.pid for process in self.api.children(recursive=True))} - started
 
-def left_behind(root: Path, *, seconds: float = 15.0) -> int:
-    """Processes of a service that has ended, after a moment for those that are about to end. All of them inherit its folder's name."""
+
+def left_behind(root: Path, service: Service | None = None, *, seconds: float = 15.0) -> int:
+    """Processes of a service that has ended, or of the jobs of `service`, which runs, after a moment for those that are about to end. All
+    of them inherit its folder's name."""
     deadline = time.monotonic() + seconds
-    while (left := sum(belongs(process, root) for process in psutil.process_iter())) and time.monotonic() < deadline:
+    while True:
+        found = {process.pid for process in psutil.process_iter() if belongs(process, root)}
+        left = len(found if service is None else found - service.own())
+        if not left or time.monotonic() > deadline:
+            return left
         time.sleep(0.5)
-    return left
 
 
 def belongs(process: psutil.Process, root: Path) -> bool:

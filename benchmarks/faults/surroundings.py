@@ -20,6 +20,7 @@ import httpx
 from loopback.postgres import Postgres, find_binaries
 
 from faults.case import Case, MissingError, Stage
+from faults.leftovers import prefix
 from faults.service import Service, free_port
 from faults.user import SPEC
 
@@ -28,7 +29,6 @@ AWAY_SECONDS = 30.0
 # Bytes of the disk that becomes full; a job writes some five million.
 _DISK = 256 * 2**20
 _HOUR = 3600
-_OTHER = SPEC | {"name": "other"}
 
 # The database
 
@@ -54,7 +54,7 @@ def postgres_server(password: str) -> Iterator[Postgres]:
     if binaries is None:
         raise MissingError("no PostgreSQL server is installed (Debian: postgresql)")
     # As root the server has a user of its own, who may not enter the case's folder.
-    data = Path(tempfile.mkdtemp(prefix="autoslim-faults-", dir="/var/tmp"))
+    data = Path(tempfile.mkdtemp(prefix=prefix(), dir="/var/tmp"))
     server = Postgres(data, port=free_port(), binaries=binaries)
     try:
         server.start(password=password)
@@ -143,7 +143,10 @@ def others_meanwhile(stage: Stage, seconds: float) -> str:
     deadline = time.monotonic() + seconds
     with httpx.Client(base_url=stage.service.url, timeout=60, trust_env=False) as client:
         while time.monotonic() < deadline:
-            for what, method, path, body in (("readiness", "GET", "/readyz", None), ("submit", "POST", "/v1/jobs", _OTHER)):
+            for what, method, path, body in (
+                ("readiness", "GET", "/readyz", None),
+                ("submit", "POST", "/v1/jobs", SPEC | {"name": stage.other}),
+            ):
                 try:
                     answer = client.request(method, path, json=body)
                 except httpx.HTTPError as error:

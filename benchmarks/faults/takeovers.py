@@ -24,7 +24,7 @@ _BUDGETS = ("41%", "42%", "43%", "44%", "45%", "46%", "47%", "48%")
 
 def _frozen(stage: Stage) -> str:
     """The driver is stopped past its lease, and woken when the job has another one."""
-    attempt, driver = stage.user.job["attempt"], stage.service.driver()
+    attempt, driver = stage.user.job["attempt"], stage.driver()
     _freeze(stage, driver)
     until(lambda: stage.user.job["attempt"] > attempt or None, "another attempt", seconds=600)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -83,7 +83,7 @@ def _killed_during_submits(stage: Stage) -> str:
         budget: until(lambda budget=budget: _submitted(stage, budget, keys[budget]), "an answer to the same submit")
         for budget in _BUDGETS
     }
-    jobs = stage.user.http.get("/v1/jobs?label=other").raise_for_status().json()["jobs"]
+    jobs = stage.user.http.get(f"/v1/jobs?label={stage.other}").raise_for_status().json()["jobs"]
     stage.user.later += [job["id"] for job in jobs]
     assert again == answers, "a submit made another job the second time"
     assert sorted(job["id"] for job in jobs) == sorted(answers.values()), "a submit made more than one job, or none"
@@ -91,7 +91,7 @@ def _killed_during_submits(stage: Stage) -> str:
 
 
 def _submitted(stage: Stage, budget: str, key: str) -> str | None:
-    spec = SPEC | {"name": "other", "flops": [budget]}
+    spec = SPEC | {"name": stage.other, "flops": [budget]}
     try:
         with httpx.Client(base_url=stage.service.url, timeout=60, trust_env=False) as client:
             answer = client.post("/v1/jobs", json=spec, headers={"Idempotency-Key": key})
@@ -106,6 +106,6 @@ CASES = [
         _frozen,
         slow="nobody may take the job before the lease has run out: 60 s",
     ),
-    Case("two supervisors, the first killed", _second_supervisor),
+    Case("two supervisors, the first killed", _second_supervisor, shares=False),
     Case(f"API killed during {len(_BUDGETS)} submits, then started again", _killed_during_submits),
 ]

@@ -68,7 +68,7 @@ class User:
         self, url: str, key: str | None = None, *, spec: dict[str, Any] = SPEC, idempotency_key: str | None = None
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._spec = spec
+        self._spec, self.name = spec, str(spec["name"])
         self.http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
         self.told: dict[str, None] = {}
         self.job: dict[str, Any] = {}
@@ -98,6 +98,12 @@ class User:
         for job_id in self.later:
             until(lambda job_id=job_id: self._cancelled(job_id), "a cancellation")
 
+    def close(self) -> None:
+        self._stop.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self.http.close()
+
     def verdict(self) -> Verdict:
         """When the job has ended."""
         self.until_ended()
@@ -106,7 +112,7 @@ class User:
         self._stop.set()
         self._watcher.join()
         again = until(self._submitted, "an answer to the same submit")
-        jobs = self._get(f"/v1/jobs?label={self._spec['name']}")["jobs"]
+        jobs = self._get(f"/v1/jobs?label={self.name}")["jobs"]
         events = self._events()
         ended = Counter(event["data"]["trial"] for event in events if event["type"] == "trial_ended")
         kept = {
