@@ -22,7 +22,6 @@ before the last job judges the jobs so far.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -113,12 +112,12 @@ def _bytes(folder: Path) -> int:
 def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dict[str, Any]]:
     """A round: the rows of the jobs with these numbers, which run at once. Their faults happen one after the other."""
     striking, struck = threading.Lock(), threading.Barrier(len(faults))
+    rows, errors = dict[int, dict[str, Any]](), list[Exception]()
 
-    def play_one(number: int, fault: str) -> dict[str, Any]:
+    def play_one(number: int, fault: str) -> None:
         """The idempotency key is the number's, so that it is the same job after an interruption of this program."""
         name = f"soak-{number}"
-        user = User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)
-        with contextlib.closing(user):
+        with contextlib.closing(User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)) as user:
             try:
                 user.submit()
                 user.until_trials(1)
@@ -127,21 +126,25 @@ def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dic
                 user.until_ended()
                 # A verdict is asked of an API that nobody kills meanwhile.
                 struck.wait()
-            except BaseException:
+                row = {"number": number, "id": user.job["id"], "fault": fault, "missed": missed}
+                rows[number] = row | dataclasses.asdict(user.verdict())
+            except threading.BrokenBarrierError:
+                # Another job's thread has given up, and says why.
+                return
+            except Exception as error:  # noqa: BLE001 - raised below, in the thread that ends the service
+                errors.append(error)
                 struck.abort()
-                raise
-            row = {"number": number, "id": user.job["id"], "fault": fault, "missed": missed}
-            return row | dataclasses.asdict(user.verdict())
 
-    with concurrent.futures.ThreadPoolExecutor(len(faults)) as threads:
-        played = [threads.submit(play_one, number, fault) for number, fault in faults.items()]
-    errors = [error for each in played if (error := each.exception()) is not None]
-    for error in errors:
-        # That another job's thread has given up is no reason of its own.
-        if not isinstance(error, threading.BrokenBarrierError):
-            raise error
+    # Of daemons: an interrupted call does not wait for them.
+    threads = [threading.Thread(target=play_one, args=one, daemon=True) for one in faults.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
     sizes = measured(service, scratch)
-    return [each.result() | sizes for each in played]
+    return [rows[number] | sizes for number in faults]
 
 
 def _strike(service: Service, user: User, fault: str) -> bool:
