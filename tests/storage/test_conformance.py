@@ -1,8 +1,8 @@
 """What every store has to do, by whichever client it is reached.
 
 `AUTOSLIM_TEST_STORE=gs://BUCKET/PATH pytest tests/storage/test_conformance.py` tries another one, with the credentials of the environment:
-a store of yours, or a stand-in such as gcp-storage-emulator (`CLOUD_STORAGE_EMULATOR_ENDPOINT`) or Azurite
-(`AZURE_STORAGE_SERVICE_ENDPOINT`). What it writes there it deletes again.
+a store of yours, or a stand-in such as gcp-storage-emulator (`CLOUD_STORAGE_EMULATOR_ENDPOINT`; with a server of threads, since it waits
+for a client that does not read to the end) or Azurite (`AZURE_STORAGE_SERVICE_ENDPOINT`). What it writes there it deletes again.
 """
 
 from __future__ import annotations
