@@ -46,6 +46,8 @@ _BASES = 64
 """Different pictures. Files differ by a number behind the end of the picture, which decoders pass over."""
 _LARGE_SIDE = 1_500
 _BATCH, _BATCHES = 64, 50
+_LARGE_BATCHES = 10
+"""Of large images: what a trial holds does not grow with the batches that it has read."""
 
 DRIVER_MIB = 2_048
 SECOND_START_SECONDS = 10.0
@@ -178,7 +180,8 @@ def trial(place: Workplace, *, once: bool) -> None:
     for split, train in ((splits.train, True), (splits.validation, False)):
         loader = Loader(split, training=training, mean=norm, std=norm, image_size=(SIDE, SIDE), seed=0, train=train)
         # Where images are decoded already, all of them: what is read once must not stay.
-        for _ in itertools.islice(loader.epoch(0), None if once else _BATCHES):
+        batches = _LARGE_BATCHES if place.layout == "large" else _BATCHES
+        for _ in itertools.islice(loader.epoch(0), None if once else batches):
             pass
 
 
