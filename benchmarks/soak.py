@@ -24,17 +24,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import itertools
 import math
 import os
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +43,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 
 from faults import kills  # noqa: E402
 from faults.case import Stage  # noqa: E402
+from faults.growth import NO_FAULT, PROCESSES, problems, table  # noqa: E402
 from faults.leftovers import claimed, prefix  # noqa: E402
 from faults.rows import keep_row, kept_rows  # noqa: E402
 from faults.service import Service, belongs, until  # noqa: E402
@@ -55,29 +53,13 @@ _SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
 _FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
 _OF_A_JOB = [name for name in _FAULTS if name.startswith(("driver", "process of a trial"))]
 """Faults after which the API and the supervisor are the same processes."""
-_NONE = "none"
-
-MARGINS = {
-    "api_bytes": 64 * 2**20,
-    "supervisor_bytes": 64 * 2**20,
-    "api_files": 10,
-    "supervisor_files": 10,
-    "processes": 2,
-    "root_bytes": 32 * 2**20,
-    "database_bytes": 2 * 2**20,
-    "ray_bytes": 32 * 2**20,
-}
-"""What is measured after each job, and by how much the median of the last fifth may be above that of the second. Memory is what the system
-counts for a process (RSS), which varies by what its allocator keeps."""
-
-_PROCESSES = ("api", "supervisor")
 
 
 def drawn_fault(seed: int, number: int, *, share: float, jobs: int) -> str:
     """Of the job `number`."""
     drawn = random.Random(f"{seed}:{number}")
     if drawn.random() >= share:
-        return _NONE
+        return NO_FAULT
     return drawn.choice(sorted(_FAULTS) if 3 * number < 2 * jobs else _OF_A_JOB)
 
 
@@ -85,7 +67,7 @@ def measured(service: Service, scratch: Path) -> dict[str, int]:
     """When no driver is left; `scratch` is Ray's folder."""
     until(lambda: None if any((service.root / "drivers").glob("*.json")) else True, "the end of all drivers")
     sizes = {"processes": sum(belongs(process, service.root) for process in psutil.process_iter())}
-    for name, process in zip(_PROCESSES, (service.api, service.supervisor()), strict=True):
+    for name, process in zip(PROCESSES, (service.api, service.supervisor()), strict=True):
         sizes |= {f"{name}_bytes": process.memory_info().rss, f"{name}_files": process.num_fds()}
         sizes[f"{name}_since"] = round(100 * process.create_time())
     database = sum(path.stat().st_size for path in service.root.glob("autoslim.db*"))
@@ -122,7 +104,7 @@ def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dic
                 user.submit()
                 user.until_trials(1)
                 with striking:
-                    missed = fault != _NONE and not _strike(service, user, fault)
+                    missed = fault != NO_FAULT and not _strike(service, user, fault)
                 user.until_ended()
                 # A verdict is asked of an API that nobody kills meanwhile.
                 struck.wait()
@@ -185,81 +167,6 @@ def unaccounted(service: Service, rows: Sequence[dict[str, Any]]) -> list[str]:
     kept = {row["id"] for row in rows}
     found = [f"the service has a job that nobody submitted, or that was deleted: {job}" for job in listed if job not in kept]
     return found + [f"the service has lost job {row['number']}: {row['id']}" for row in rows if row["id"] not in listed]
-
-
-def growth(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Of each size the medians of the second and of the last fifth of its jobs; nothing of fewer than ten jobs."""
-    found = {}
-    for name in MARGINS:
-        judged = longest_life(rows, name)
-        if fifth := len(judged) // 5 if len(judged) >= 10 else 0:
-            found[name] = (_median(judged[fifth : 2 * fifth], name), _median(judged[-fifth:], name))
-    return found
-
-
-def longest_life(rows: Sequence[dict[str, Any]], name: str) -> Sequence[dict[str, Any]]:
-    """All jobs; for what a process has, those of the process that has served the most in a row."""
-    process = name.partition("_")[0]
-    if process not in _PROCESSES:
-        return rows
-    return max((list(life) for _, life in itertools.groupby(rows, key=lambda row: row[f"{process}_since"])), key=len, default=[])
-
-
-def _median(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return statistics.median(row[name] for row in rows)
-
-
-def problems(rows: Sequence[dict[str, Any]], jobs: int) -> list[str]:
-    """What must not be."""
-    found = [
-        f"job {row['number']} ({row['fault']}): {row['state']}, lost {row['lost']}, doubled {row['doubled']}"
-        for row in rows
-        if row["state"] != "SUCCEEDED" or row["lost"] or row["doubled"]
-    ]
-    ids = {row["id"] for row in rows}
-    if [row["number"] for row in rows] != list(range(jobs)) or len(ids) < jobs:
-        found.append(f"{jobs} jobs were submitted and {len(ids)} are accounted for")
-    found += [
-        f"{name} has grown from {early:.0f} to {late:.0f}; allowed: {MARGINS[name]} more"
-        for name, (early, late) in growth(rows).items()
-        if late - early > MARGINS[name]
-    ]
-    return found
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    states = Counter(row["state"] for row in rows)
-    happened = Counter(row["fault"] for row in rows if row["fault"] != _NONE and not row["missed"])
-    lines = [
-        f"{len(rows)} jobs: {', '.join(f'{count} {state}' for state, count in states.items())}; {happened.total()} faults, "
-        f"{sum(row['lost'] for row in rows)} lost, {sum(row['doubled'] for row in rows)} doubled, "
-        f"{sum(row['attempts'] for row in rows)} attempts, {sum(row['seconds'] for row in rows) / 3600:.1f} h",
-        f"seconds of a job without a fault, medians: {_phases(rows)}",
-        "",
-        "| size | second fifth | last fifth | most |",
-        "|---|---|---|---|",
-    ]
-    grown = growth(rows)
-    lines += [
-        f"| {name} | {_shown(name, early)} | {_shown(name, late)} | {_shown(name, max(row[name] for row in rows))} |"
-        for name, (early, late) in grown.items()
-    ]
-    lines += [f"| {name} | not judged: too few jobs of one process, or in all | | |" for name in MARGINS if name not in grown]
-    return "\n".join([*lines, "", "| fault | times |", "|---|---|", *(f"| {name} | {n} |" for name, n in happened.most_common())])
-
-
-def _phases(rows: Sequence[dict[str, Any]]) -> str:
-    """What a job waits for, by its states."""
-    alone = [row for row in rows if row["fault"] == _NONE]
-    if not alone:
-        return "none"
-    states = {state: None for row in alone for state in row["phases"]}
-    parts = {state: statistics.median(row["phases"].get(state, 0.0) for row in alone) for state in states}
-    return f"{_median(alone, 'seconds'):.0f} ({', '.join(f'{state} {seconds:.0f}' for state, seconds in parts.items())})"
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.0f}"
 
 
 def run(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:

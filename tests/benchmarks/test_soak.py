@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from soak import MARGINS, drawn_fault, growth, longest_life, problems, table
+from faults.growth import MARGINS, growth, longest_life, problems, table
+from soak import drawn_fault
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
