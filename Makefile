@@ -73,7 +73,7 @@ test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every exam
 	AUTOSLIM_TEST_THOROUGH=1 $(BIN)/python -m pytest
 
 # A second start goes on with the cases that have no result in FAULTS_DIR yet.
-test-faults: $(STAMP) ## the tests of single faults, and every fault beside a real job: about 100 minutes on two quiet cores
+test-faults: $(STAMP) ## the tests of single faults, and every fault beside a real job: by estimate 100 minutes on two quiet cores
 	$(BIN)/python -m pytest -p no:cacheprovider -m faults
 	$(BIN)/python benchmarks/service_faults.py --folder $(FAULTS_DIR)
 
