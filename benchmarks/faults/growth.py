@@ -23,8 +23,8 @@ MARGINS = {
     "database_bytes": 2 * 2**20,
     "ray_bytes": 32 * 2**20,
 }
-"""What is measured after each round, and by how much the median of the last fifth may be above that of the second. Memory is what the system
-counts for a process (RSS), which varies by what its allocator keeps."""
+"""What is measured after each round, and by how much the median of the last fifth may be above that of the second. Memory is what the
+system counts for a process (RSS), which varies by what its allocator keeps."""
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
