@@ -11,6 +11,7 @@ from torch import nn
 
 from autoslim.core.interval import wilson
 from autoslim.core.recipe import TrainingSettings
+from autoslim.data import ImageSplit
 from autoslim.methods.base import logits_of
 from autoslim.training import TrialContext
 
@@ -19,7 +20,12 @@ Hits = NDArray[np.bool_]
 
 def holdout_hits(model: nn.Module, context: TrialContext) -> Hits:
     """Whether each test image is classified correctly, in float32: an array of booleans (N,)."""
-    loader = context.loader(context.splits.test, TrainingSettings(batch_size=100, augmentation="none"), seed=0, train=False)
+    return split_hits(model, context, context.splits.test)
+
+
+def split_hits(model: nn.Module, context: TrialContext, split: ImageSplit) -> Hits:
+    """The same of another split's images."""
+    loader = context.loader(split, TrainingSettings(batch_size=100, augmentation="none"), seed=0, train=False)
     # For models that drop tokens at random.
     torch.manual_seed(0)
     with torch.no_grad():

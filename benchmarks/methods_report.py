@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 from holdout_accuracy import Hits, format_difference, paired
 from methods_rows import BASELINES, COMPARED, DENSE, RANDOM
-from methods_runs import Facts, Run, read
+from methods_runs import PRUNED_HITS, Facts, Run, read
 
 
 class Results:
-    """Results of the finished runs: hits by seed for each name and budget."""
+    """Results of the finished runs: hits by seed for each name and budget, `pruned` those straight after pruning, where they are known."""
 
     def __init__(self, output: Path, runs: list[Run]) -> None:
         self.facts: dict[tuple[str, str], list[Facts]] = {}
         self.hits: dict[tuple[str, str], dict[int, Hits]] = {}
+        self.pruned: dict[tuple[str, str], dict[int, Hits]] = {}
         self.failed: list[Facts] = []
         for run in runs:
             facts = read(output, run)
@@ -26,7 +27,10 @@ class Results:
                 continue
             key = (run.name, run.budget)
             self.facts.setdefault(key, []).append(facts)
-            self.hits.setdefault(key, {})[run.seed] = np.load(output / "runs" / run.folder / "hits.npy")
+            folder = output / "runs" / run.folder
+            self.hits.setdefault(key, {})[run.seed] = np.load(folder / "hits.npy")
+            if (folder / PRUNED_HITS).is_file():
+                self.pruned.setdefault(key, {})[run.seed] = np.load(folder / PRUNED_HITS)
 
     def key(self, name: str, budget: str) -> tuple[str, str] | None:
         """The key of a run, or None where it is not finished. The dense model is the same for every budget."""
@@ -38,8 +42,11 @@ class Results:
 
     def pair(self, key: tuple[str, str], other: tuple[str, str]) -> tuple[list[Hits], list[Hits]] | None:
         """The hits of both, for the seeds that both have."""
-        seeds = sorted(self.hits[key].keys() & self.hits[other].keys())
-        return ([self.hits[key][s] for s in seeds], [self.hits[other][s] for s in seeds]) if seeds else None
+        return _pair(self.hits[key], self.hits[other])
+
+    def pruned_pair(self, key: tuple[str, str], other: tuple[str, str]) -> tuple[list[Hits], list[Hits]] | None:
+        """The same straight after pruning."""
+        return _pair(self.pruned.get(key, {}), self.pruned.get(other, {}))
 
     def at(self, budget: str, *, ours: bool) -> list[tuple[str, str]]:
         """Keys at this budget, of autoslim's methods or of the baselines; the dense model is neither."""
@@ -47,6 +54,11 @@ class Results:
 
     def best(self, budget: str, *, ours: bool) -> tuple[str, str] | None:
         return max(self.at(budget, ours=ours), key=self.accuracy, default=None)
+
+
+def _pair(hits: dict[int, Hits], others: dict[int, Hits]) -> tuple[list[Hits], list[Hits]] | None:
+    seeds = sorted(hits.keys() & others.keys())
+    return ([hits[s] for s in seeds], [others[s] for s in seeds]) if seeds else None
 
 
 def table(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) -> str:
@@ -68,7 +80,9 @@ def _comparisons(results: Results, budget: str) -> list[str]:
     for name, other in COMPARED:
         key, against = results.key(name, budget), results.key(other, budget)
         if key is not None and against is not None and (difference := _against(results, key, against)):
-            lines.append(f"- {name} against {other}: {difference}")
+            pruned = results.pruned_pair(key, against)
+            before = f"; straight after pruning, on validation images: {format_difference(*pruned)}" if pruned else ""
+            lines.append(f"- {name} against {other}: {difference}{before}")
     return lines
 
 
@@ -85,8 +99,9 @@ def _overview(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]
 
 def _details(results: Results, names: tuple[str, ...], budget: str) -> str:
     lines = [
-        "| | FLOPs used | test top-1, % (by seed) | vs. random tokens | vs. the best baseline | vs. dense, finetuned | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| | FLOPs used | straight after pruning, validation top-1, % (by seed) | test top-1, % (by seed) | vs. random tokens "
+        "| vs. the best baseline | vs. dense, finetuned | minutes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     best = results.best(budget, ours=False)
     for name in names:
@@ -94,12 +109,14 @@ def _details(results: Results, names: tuple[str, ...], budget: str) -> str:
         if key is None:
             continue
         facts = results.facts[key]
-        seeds = ", ".join(f"{f.test:.2%}".rstrip("%") for f in sorted(facts, key=lambda f: f.seed))
+        facts = sorted(facts, key=lambda f: f.seed)
+        seeds = ", ".join(f"{100 * f.test:.2f}" for f in facts)
+        pruned = ", ".join(f"{100 * f.pruned:.2f}" for f in facts if f.pruned is not None)
         against = [_against(results, key, other) for other in (results.key(RANDOM, budget), best, results.key(DENSE, budget))]
         minutes = np.mean([f.minutes for f in facts])
         label = f"**{name}**" if key == best else name
         share = np.mean([f.share for f in facts])
-        cells = [label, f"{share:.1%}", f"{results.accuracy(key):.2f} ({seeds})", *against, f"{minutes:.0f}"]
+        cells = [label, f"{share:.1%}", pruned, f"{results.accuracy(key):.2f} ({seeds})", *against, f"{minutes:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -62,11 +62,14 @@ DENSE, RANDOM = "dense", "random_tokens"
 
 COMPARED = (
     ("merge", "tome"),
+    ("merge", RANDOM),
+    ("patch_slimming", RANDOM),
     ("patch_slimming", "random_places"),
     ("patch_slimming_merging", "patch_slimming"),
     ("life_regression_merging", "life_regression"),
     ("width", "vit_slim"),
     ("width", "random_units"),
+    ("width", "random_width"),
     ("width+merge", "width"),
     ("width+patch_slimming", "width"),
 )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import baselines
 import numpy as np
 import torch
 from cached_teacher import SharedLogitsContext
-from holdout_accuracy import holdout_hits
+from holdout_accuracy import holdout_hits, split_hits
 from methods_rows import DESIGN, VARIANTS
+from torch import nn
 
 from autoslim.core.budget import Budget
 from autoslim.core.files import write_atomically
@@ -22,11 +26,12 @@ from autoslim.core.job import DatasetSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step, TrainingSettings
 from autoslim.core.record import Record
+from autoslim.core.result import Phase
 from autoslim.cost import predict
 from autoslim.data import prepare_dataset
 from autoslim.errors import InfeasibleError
 from autoslim.export.artifact import load
-from autoslim.methods import METHODS, solve
+from autoslim.methods import METHODS, Method, SlimmedModel, StepContext, solve
 from autoslim.training import TrialContext, run_trial
 
 TRAINING = TrainingSettings(lr=3e-4, distillation=0.9, temperature=2.0)
@@ -37,6 +42,8 @@ START = "vit-cifar10"
 
 IMAGES = "cifar10"
 """The images: a folder of the data's."""
+
+PRUNED_HITS = "pruned.npy"
 
 # Images a second on one core: training steps of the dense model, and its forward passes.
 _TRAINED, _SEEN = 178, 512
@@ -66,7 +73,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(Record):
-    """The result of a run; `error` says why it failed. `infeasible`: its budget is below the row's cheapest form."""
+    """The result of a run; `error` says why it failed. `infeasible`: its budget is below the row's cheapest form.
+
+    `pruned` is the accuracy on validation images straight after pruning; runs of earlier versions have none.
+    """
 
     name: str
     budget: str
@@ -74,6 +84,7 @@ class Facts(Record):
     error: str = ""
     infeasible: bool = False
     share: float = 0.0
+    pruned: float | None = None
     validation: float = 0.0
     test: float = 0.0
     epochs: float = 0.0
@@ -82,7 +93,7 @@ class Facts(Record):
 
 
 def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
-    """Trains the model and evaluates it as its user would load it; writes `facts.json` and `hits.npy`."""
+    """Trains the model and evaluates it as its user would load it; writes `facts.json`, `hits.npy` and `pruned.npy`."""
     torch.set_num_threads(1)
     baselines.register()
     began = time.monotonic()
@@ -90,12 +101,15 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
     recipe = make_recipe(run, context, settings)
     folder = output / "runs" / run.folder
     reports = run_trial(recipe, context, folder)
-    while True:
-        try:
-            next(reports)
-        except StopIteration as end:
-            outcome = end.value
-            break
+    with keeping_pruned(METHODS[recipe.steps[-1].method]) as pruned:
+        while True:
+            try:
+                report = next(reports)
+            except StopIteration as end:
+                outcome = end.value
+                break
+            if report.phase is Phase.PRUNE:
+                save_pruned_hits(pruned[-1], context, folder)
     hits = holdout_hits(load(folder / "model").to(context.device), context)
     np.save(folder / "hits.npy", hits)
     dense = predict(context.dense.shape, Plan.dense(context.dense.shape)).total
@@ -104,6 +118,7 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
         budget=run.budget,
         seed=run.seed,
         share=outcome.flops / dense,
+        pruned=outcome.accuracy_after_pruning,
         validation=outcome.accuracy,
         test=float(hits.mean()),
         epochs=outcome.epochs,
@@ -111,6 +126,31 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
         knobs={step.method: step.knobs for step in outcome.recipe.steps},
     )
     _write(folder, facts)
+
+
+@contextlib.contextmanager
+def keeping_pruned(method: Method) -> Iterator[list[nn.Module]]:
+    """Inside the context, a list of the models that `method` has pruned."""
+    models: list[nn.Module] = []
+    prune = method.prune
+
+    def keeping(student: nn.Module, context: StepContext) -> SlimmedModel:
+        found = prune(student, context)
+        models.append(found.model)
+        return found
+
+    with mock.patch.object(method, "prune", keeping):
+        yield models
+
+
+def save_pruned_hits(model: nn.Module, context: TrialContext, folder: Path) -> None:
+    """Writes `pruned.npy`: whether each validation image is classified correctly straight after pruning.
+
+    At the report, because a run that goes on behind it prunes nothing. What is drawn later stays as it is without this.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        np.save(folder / PRUNED_HITS, split_hits(model, context, context.splits.validation))
 
 
 def _open_context(data: Path, output: Path, settings: Settings) -> TrialContext:

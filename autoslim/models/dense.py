@@ -21,7 +21,7 @@ from autoslim.errors import AutoslimError, RequestError, UnsupportedModelError, 
 from autoslim.models.architecture import Architecture, Preprocessing
 from autoslim.models.registry import family_of, read_shape
 from autoslim.models.stem import without_prices
-from autoslim.models.unallocated import Unallocated
+from autoslim.models.unallocated import unfilled
 from autoslim.models.weights import is_resampled, load_weights
 from autoslim.models.weights_file import StoredWeights, read_weights
 from autoslim.storage import is_uri, local_file
@@ -158,8 +158,8 @@ def shape_of_name(name: str) -> ViTShape:
         RequestError: for a name that timm does not have.
         UnsupportedModelError: naming the part that no method can slim.
     """
-    with Unallocated():
-        module, _, _ = _build_fixed(ModelSpec(name=name, weights="scratch"), None)
+    with unfilled():
+        module, _, _ = _build_fixed(ModelSpec(name=name, weights=SCRATCH, args={"device": "meta"}), None)
     # Counting a stem takes a pass through it, on the CPU.
     with without_prices():
         return read_shape(module)

@@ -144,7 +144,7 @@ class LVViT(VisionTransformer):  # type: ignore[misc]
     def __init__(self, *, residual_divisor: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         self.residual_divisor = residual_divisor
-        self.register_buffer(_MARK, torch.ones((), dtype=torch.bool))
+        self.register_buffer(_MARK, torch.ones((), dtype=torch.bool, device=options.get("device")))
         # A model from scratch starts as the original does.
         with torch.no_grad():
             for block in self.blocks:

@@ -8,7 +8,7 @@ from baselines.dense import DenseFinetuned
 from baselines.evit import ClassAttentionTopK
 from baselines.random_places import RandomPlaces
 from baselines.random_tokens import RandomTokens
-from baselines.random_units import RandomUnits
+from baselines.random_units import RandomUnits, RandomWidth
 from baselines.smaller_image import SmallerImage
 from baselines.tome import TokenMerging
 from baselines.width_pruning import L2Width, TaylorWidth
@@ -23,6 +23,7 @@ BASELINES: dict[str, Method] = {
         TokenMerging(),
         SmallerImage(),
         RandomUnits(),
+        RandomWidth(),
         L2Width(),
         TaylorWidth(),
     )

@@ -52,6 +52,7 @@ KEEP_ALL: dict[str, Knobs] = {
     "tome": {"rate": 0.0},
     "smaller_image": {"keep": 1.0},
     "random_units": {"keep": 1.0},
+    "random_width": {"keep": 1.0},
     "l2_width": {"keep": 1.0},
     "taylor_width": {"keep": 1.0},
 }
@@ -247,6 +248,15 @@ def test_random_units_are_those_of_the_seed_in_the_widths_of_the_ranking():
     assert not all(torch.equal(a, block.mlp.fc1.weight) for a, block in zip(first, blocks_of(ours), strict=True))
 
 
+def test_random_width_keeps_the_same_share_of_every_layer():
+    dense = make_dense("vit")
+    plan = finished("random_width", dense, 0.6).plan
+    own = dense.shape.blocks[0]
+    shares = [share for block in plan.blocks for share in (block.head_width / own.head_width, block.hidden / own.hidden)]
+    # A head has few dimensions, so that the shares are equal to the nearest of them.
+    assert max(shares) - min(shares) <= 1 / own.head_width + 1e-9
+
+
 @pytest.mark.parametrize("name", ["l2_width", "taylor_width"])
 def test_a_cut_model_computes_what_the_masked_one_does(name: str):
     dense = make_dense("deit")
@@ -402,3 +412,4 @@ def test_runs_are_carried_out_and_one_that_fails_stops_no_other(tmp_path: Path):
     assert found is not None and not found.error and found.test > 0.5 and 0.49 < found.share <= 0.5
     assert failed is not None and failed.error.startswith("KeyError")
     assert np.load(output / "runs" / runs[0].folder / "hits.npy").mean() == pytest.approx(found.test)
+    assert np.load(output / "runs" / runs[0].folder / "pruned.npy").mean() == pytest.approx(found.pruned, abs=0.02)

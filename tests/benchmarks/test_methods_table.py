@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import methods_table
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from helpers.tiny import make_dense
 from methods_report import Results, table
 from methods_rows import CHAINS, COMPARED, OURS, ROWS, VARIANTS, unknown_row
-from methods_runs import TRAINING, Facts, Run, Settings, estimated_minutes, is_done
+from methods_runs import PRUNED_HITS, TRAINING, Facts, Run, Settings, estimated_minutes, is_done
 from methods_schedule import BUDGETS, carry_out, planned, same_settings
 
 from autoslim.methods import METHODS
@@ -21,15 +22,18 @@ from autoslim.search import load_space
 SETTINGS = Settings(images=10_000, epochs=3.0, training=TRAINING)
 
 
-def write(output: Path, run: Run, test: float = 0.0, *, error: str = "", infeasible: bool = False) -> None:
+def write(
+    output: Path, run: Run, test: float = 0.0, *, pruned: float | None = None, error: str = "", infeasible: bool = False
+) -> None:
     folder = output / "runs" / run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    facts = Facts(
-        name=run.name, budget=run.budget, seed=run.seed, error=error, infeasible=infeasible, share=0.5, test=test, minutes=2.0
-    )
+    outcome: dict[str, Any] = {"share": 0.5, "pruned": pruned, "test": test, "minutes": 2.0}
+    facts = Facts(name=run.name, budget=run.budget, seed=run.seed, error=error, infeasible=infeasible, **outcome)
     (folder / "facts.json").write_text(facts.to_json())
     if not error:
         np.save(folder / "hits.npy", np.arange(1000) < round(1000 * test))
+    if pruned is not None:
+        np.save(folder / PRUNED_HITS, np.arange(1000) < round(1000 * pruned))
 
 
 # The rows.
@@ -138,7 +142,7 @@ def test_the_table_names_the_best_and_who_is_behind_random_tokens(tmp_path: Path
     assert "| vit_slim | 72.50 |" in text and "| dense | 73.50 at 100 % |" in text
     assert "vit_slim, is ahead of every baseline: +2.00" in text and "Not ahead of random tokens: sit." in text
     assert "**tome**" in text
-    assert "| sit | 50.0% | 60.50 (60.00, 61.00) | -5.00" in text
+    assert "| sit | 50.0% |  | 60.50 (60.00, 61.00) | -5.00" in text
 
 
 def test_the_table_of_what_is_there_names_what_failed(tmp_path: Path):
@@ -159,6 +163,16 @@ def test_pairs_of_rows_are_compared_on_the_same_images_and_seeds(tmp_path: Path)
     for run in runs:
         write(tmp_path, run, {"merge": 0.72, "tome": 0.70}[run.name] - 0.1 * run.seed)
     assert "- merge against tome: +2.00 (+1.13 to +2.87)" in table(Results(tmp_path, runs), names, ("25%",))
+
+
+def test_pairs_are_compared_straight_after_pruning_too_where_that_is_known(tmp_path: Path):
+    names = ("width", "random_units")
+    runs = planned(names, ("50%",), (0,), (0,))
+    for run, test, pruned in zip(runs, (0.72, 0.70), (0.60, 0.20), strict=True):
+        write(tmp_path, run, test, pruned=pruned)
+    text = table(Results(tmp_path, runs), names, ("50%",))
+    assert "| width | 50.0% | 60.00 | 72.00 (72.00) |" in text
+    assert "- width against random_units: +2.00 (+1.13 to +2.87); straight after pruning, on validation images: +40.00 (" in text
 
 
 def test_what_cannot_be_reached_is_said_once_and_is_no_failure(tmp_path: Path):
