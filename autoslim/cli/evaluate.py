@@ -58,7 +58,7 @@ def show_accuracy(
     else:
         interval = wilson(result.accuracy, result.images)
         between = f"{interval.low:.1%} to {interval.high:.1%} at 95 %"
-        sys.stdout.write(f"top-1 {result.accuracy:.2%} ({between}) on {result.images} {split} images of {spec.source}\n")
+        sys.stdout.write(f"top-1 {result.accuracy:.2%} ({between}) on {result.images:,} {split} images of {spec.source}\n")
 
 
 def show_features(
@@ -90,7 +90,7 @@ def show_features(
     found = result.agreement
     sys.stdout.write(
         f"agreement {found.score:.4f} (mean cosine with the dense model's features: pooled {found.pooled:.4f}, patches "
-        f"{found.patches:.4f}) on {found.images} {split} images of {spec.source}\n"
+        f"{found.patches:.4f}) on {found.images:,} {split} images of {spec.source}\n"
     )
     if probe is not None and result.probe is not None:
         sys.stdout.write(f"{result.probe.describe()} of {probe.source}\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from autoslim.core.figures import format_epochs
 from autoslim.core.result import TrialResult
 from autoslim.report.search_view import SearchView, percent
 
@@ -40,7 +41,7 @@ _COLUMNS = (
     _Column("FLOPs", "number", lambda view, r: (view.flops(r.flops), r.flops)),
     _Column("Of dense", "number", lambda view, r: (percent(_share(view, r)), _share(view, r))),
     _Column("Parameters", "number", lambda view, r: ("" if r.params is None else f"{r.params / 1e6:.4g} M", r.params)),
-    _Column("Epochs", "number", lambda view, r: ("" if r.epochs is None else f"{r.epochs:.4g}", r.epochs)),
+    _Column("Epochs", "number", lambda view, r: ("" if r.epochs is None else format_epochs(r.epochs), r.epochs)),
     _Column("Seconds", "number", lambda view, r: ("" if r.seconds is None else f"{r.seconds:.1f}", r.seconds)),
     _Column("State", "text", lambda view, r: (r.state.value, None)),
     _Column("Knobs", "wide", lambda view, r: (", ".join(f"{name}={value}" for name, value in _knobs(r).items()), None)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from autoslim.core.figures import format_figure
 from autoslim.core.forms import DEFAULT_FORMS
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
@@ -40,7 +41,7 @@ class SearchCost(Record):
     def describe(self) -> str:
         """`0.127 GPU hours, 0.32 at 2.5 an hour; 0.41 GB`."""
         money = "" if self.money is None else f", {self.money:.2f} at {self.price:g} an hour"
-        return f"{self.device_hours:.3g} {self.device} hours{money}; {self.bytes / 1e9:.2g} GB"
+        return f"{format_figure(self.device_hours)} {self.device} hours{money}; {format_figure(self.bytes / 1e9, 2)} GB"
 
 
 def cost_of(job: SearchJob, *, seconds: float, busy_seconds: float, size: int) -> SearchCost:
