@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from autoslim.cli.evaluate import check_split
+from autoslim.cli.evaluate import check_split, tell
 from autoslim.cli.table import columns, paragraph
 from autoslim.core.budget import format_flops
 from autoslim.core.figures import format_figure, format_millions
@@ -22,13 +22,15 @@ def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str,
     from autoslim.data import prepare_dataset
     from autoslim.training.compared_speed import compare_speed
     from autoslim.training.comparison import compare_folders
+    from autoslim.training.threads import idle_threads
 
     check_split(split)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(spec, Path(cache), seed=seed)
-        found = compare_folders(first, second, dataset, split)
-        if speed:
-            found = found.replace(speed=compare_speed(first, second, dataset, split))
+        with idle_threads(tell):
+            found = compare_folders(first, second, dataset, split)
+            if speed:
+                found = found.replace(speed=compare_speed(first, second, dataset, split))
     sys.stdout.write((found.to_json(indent=1) if as_json else render(found, split)) + "\n")
 
 
