@@ -296,6 +296,6 @@ def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun, busy: st
         f"Trials    {at_most}{done.trials} with {job.training.epochs:g} epochs each, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
         *([f"{'':10}{busy}"] if busy else []),
-        f"Cost      {at_most}about {work.cost.describe()} in {job.output_uri or short_path(job.output)}",
+        f"Cost      {at_most}about {work.cost.describe(digits=2)} in {job.output_uri or short_path(job.output)}",
         *([told] if limits else []),
     ]

@@ -121,8 +121,9 @@ def _knobs(result: TrialResult) -> dict[str, str]:
     knobs = result.recipe.flat_knobs
     if len(result.recipe.steps) == 1:
         knobs = dict(result.recipe.steps[0].knobs)
-    return {name: _brief(value) for name, value in knobs.items()}
+    return {name: brief(value) for name, value in knobs.items()}
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A setting's value as job files have it."""
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -10,6 +10,7 @@ from autoslim.core.figures import format_epochs
 from autoslim.core.result import ADAPTING, HANDING_OVER, Origin, SharedCost, TrialResult, TrialState
 from autoslim.report.search_report.content import SearchContent
 from autoslim.report.search_report.markup import paragraph
+from autoslim.report.table import brief
 from autoslim.report.text_table import Column, draw_text_table, numbers
 
 _AROUND = {ADAPTING: "adapting the dense model", HANDING_OVER: "handing the models over"}
@@ -18,7 +19,7 @@ _AROUND = {ADAPTING: "adapting the dense model", HANDING_OVER: "handing the mode
 
 def draw_cost(content: SearchContent) -> str:
     columns = (Column("Work"), *numbers("Number", "Epochs", "Time"))
-    title = "Work by kind; work that trials share was done by the first trial that needed it, in its seconds"
+    title = "Work by kind; work that trials share was done by the first trial that needed it, in its time"
     return "\n".join([_total(content), draw_text_table(title, columns, [*_trial_rows(content), *_shared_rows(content)])])
 
 
@@ -57,7 +58,7 @@ def _shared_rows(content: SearchContent) -> list[list[str]]:
     """A row for each kind of work: a search that was resumed has handed its models over in every attempt."""
     kinds: dict[str, list[SharedCost]] = {}
     for cost in content.stored.shared:
-        settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
+        settings = ", ".join(f"{name} {brief(value)}" for name, value in cost.settings.items())
         kind = _AROUND.get(cost.method, f"shared: {cost.method}")
         kinds.setdefault(f"{kind}{f' ({settings})' if settings else ''}", []).append(cost)
     return [_row(name, costs) for name, costs in kinds.items()]

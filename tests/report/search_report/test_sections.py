@@ -264,7 +264,7 @@ def test_cost_says_where_the_time_went(report: str):
 
 
 def test_what_every_attempt_does_again_has_one_row(content: SearchContent):
-    again = dataclasses.replace(SHARED[-1], key="d", seconds=25.0)
+    again = SHARED[-1].replace(key="d", seconds=25.0)
     stored = content.stored.replace(shared=(*content.stored.shared, again))
     text = section(render_report(dataclasses.replace(content, stored=stored)).html, "cost")
     rows = [row for row in rows_of(text, "Work by kind") if row[0] == "handing the models over"]
