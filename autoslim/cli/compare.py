@@ -53,7 +53,7 @@ def render(found: Comparison, split: str) -> str:
         table: list[tuple[str, ...]] = [("class", "images", "A, % (95 %)", "B, % (95 %)")]
         for row in found.classes[:_SHOWN]:
             shares = (wilson(share, row.images).percent() for share in (row.first, row.second))
-            table.append((row.name, str(row.images), *shares))
+            table.append((row.name, f"{row.images:,}", *shares))
         lines += ["", *columns(table, header=True), *_more(len(found.classes), "classes")]
     if found.changed:
         table = [("image", "class", "A", "B"), *((str(place), *names) for place, *names in found.changed[:_SHOWN])]

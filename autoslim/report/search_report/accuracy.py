@@ -95,7 +95,7 @@ def _classes(label: str, found: ComparedAnswers) -> str:
 
 def _class_row(row: ClassDifference) -> list[str]:
     shares = (wilson(share, row.images).percent() for share in (row.first, row.second))
-    return [shortened(row.name), str(row.images), *shares, str(row.first_alone), str(row.second_alone)]
+    return [shortened(row.name), f"{row.images:,}", *shares, str(row.first_alone), str(row.second_alone)]
 
 
 def _images(content: SearchContent, config: SlimConfig, found: ComparedAnswers) -> str:
