@@ -9,6 +9,7 @@ be taken again without it. Needs Chromium, chromedriver (Debian: chromium, chrom
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -53,7 +54,7 @@ def main() -> None:
         for name, page in pages_of_terminal(run).items():
             take_whole(browser, page, output / "terminal" / f"{name}.png")
         take_whole(browser, notebook_page(CELLS, run), output / "notebook.png")
-        take_report(browser, run / "search" / "report.html", output / "report")
+        take_report(browser, written_report(run / "search"), output / "report")
     take_mlflow(run / "search", output / "mlflow", arguments.port)
     too_large = [path.name for path in output.rglob("*.png") if path.stat().st_size > LARGEST]
     if too_large:
@@ -102,6 +103,12 @@ def take_whole(browser: Browser, page: str, file: Path) -> None:
         )
         browser.resize(*size)
         _save(browser, file)
+
+
+def written_report(search: Path) -> Path:
+    """report.html as the code of now writes it: the recording may be older."""
+    subprocess.run([sys.executable, "-m", "autoslim.cli", "report", str(search)], check=True)
+    return search / "report.html"
 
 
 def take_report(browser: Browser, report: Path, folder: Path) -> None:

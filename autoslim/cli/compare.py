@@ -6,9 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from autoslim.cli.evaluate import check_split
+from autoslim.cli.evaluate import check_split, tell
 from autoslim.cli.table import columns, paragraph
 from autoslim.core.budget import format_flops
+from autoslim.core.figures import format_figure, format_millions
 from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
 from autoslim.training.comparison import ComparedModel, Comparison
@@ -21,19 +22,21 @@ def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str,
     from autoslim.data import prepare_dataset
     from autoslim.training.compared_speed import compare_speed
     from autoslim.training.comparison import compare_folders
+    from autoslim.training.threads import idle_threads
 
     check_split(split)
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         dataset = prepare_dataset(spec, Path(cache), seed=seed)
-        found = compare_folders(first, second, dataset, split)
-        if speed:
-            found = found.replace(speed=compare_speed(first, second, dataset, split))
+        with idle_threads(tell):
+            found = compare_folders(first, second, dataset, split)
+            if speed:
+                found = found.replace(speed=compare_speed(first, second, dataset, split))
     sys.stdout.write((found.to_json(indent=1) if as_json else render(found, split)) + "\n")
 
 
 def render(found: Comparison, split: str) -> str:
-    head = ("", "model", "FLOPs", "params", f"top-1 on {found.images} {split} images, % (95 %)", "ms an image")
-    times = ("", "") if found.speed is None else (f"{found.speed.first_ms:.3g}", f"{found.speed.second_ms:.3g}")
+    head = ("", "model", "FLOPs", "params", f"top-1 on {found.images:,} {split} images, % (95 %)", "ms an image")
+    times = ("", "") if found.speed is None else (format_figure(found.speed.first_ms), format_figure(found.speed.second_ms))
     rows: list[tuple[str, ...]] = [head, (*_row("A", found.first), times[0]), (*_row("B", found.second), times[1])]
     if found.speed is None:
         rows = [row[:-1] for row in rows]
@@ -41,7 +44,7 @@ def render(found: Comparison, split: str) -> str:
     told = [
         f"A less B: {found.difference.points()} points, paired at 95 %"
         + ("" if significant else ": these images do not tell the models apart"),
-        f"{found.first_alone} images are right with A alone, {found.second_alone} with B alone; "
+        f"{found.first_alone:,} images are right with A alone, {found.second_alone:,} with B alone; "
         f"{len(found.changed)} have different answers",
         *([] if found.speed is None else [found.speed.describe()]),
     ]
@@ -50,7 +53,7 @@ def render(found: Comparison, split: str) -> str:
         table: list[tuple[str, ...]] = [("class", "images", "A, % (95 %)", "B, % (95 %)")]
         for row in found.classes[:_SHOWN]:
             shares = (wilson(share, row.images).percent() for share in (row.first, row.second))
-            table.append((row.name, str(row.images), *shares))
+            table.append((row.name, f"{row.images:,}", *shares))
         lines += ["", *columns(table, header=True), *_more(len(found.classes), "classes")]
     if found.changed:
         table = [("image", "class", "A", "B"), *((str(place), *names) for place, *names in found.changed[:_SHOWN])]
@@ -60,7 +63,7 @@ def render(found: Comparison, split: str) -> str:
 
 def _row(letter: str, model: ComparedModel) -> tuple[str, ...]:
     flops = "" if model.flops is None else format_flops(model.flops)
-    return letter, model.folder, flops, f"{model.params / 1e6:.3g} M", model.accuracy.percent()
+    return letter, model.folder, flops, format_millions(model.params), model.accuracy.percent()
 
 
 def _more(count: int, what: str) -> list[str]:

@@ -37,6 +37,7 @@ def show_accuracy(
     from autoslim.data import prepare_dataset
     from autoslim.export.artifact import load_config
     from autoslim.training.holdout import evaluate_folder
+    from autoslim.training.threads import idle_threads
 
     if objective not in OBJECTIVES:
         raise RequestError(f"--objective is {objective!r}; allowed: {', '.join(OBJECTIVES)}")
@@ -52,13 +53,14 @@ def show_accuracy(
         inputs = [(config.shape.image_size, config.preprocessing.crop_pct)]
         dataset = prepare_dataset(spec, Path(cache), seed=seed, inputs=inputs)
         refuse_other_classes(spec, dataset, config)
-        result = evaluate_folder(folder, dataset.path, split)
+        with idle_threads(tell):
+            result = evaluate_folder(folder, dataset.path, split)
     if as_json:
         sys.stdout.write(json.dumps({"accuracy": result.accuracy, "images": result.images, "split": split}) + "\n")
     else:
         interval = wilson(result.accuracy, result.images)
         between = f"{interval.low:.1%} to {interval.high:.1%} at 95 %"
-        sys.stdout.write(f"top-1 {result.accuracy:.2%} ({between}) on {result.images} {split} images of {spec.source}\n")
+        sys.stdout.write(f"top-1 {result.accuracy:.2%} ({between}) on {result.images:,} {split} images of {spec.source}\n")
 
 
 def show_features(
@@ -75,6 +77,7 @@ def show_features(
     from autoslim.data import prepare_dataset
     from autoslim.training.feature_evaluation import evaluate_features
     from autoslim.training.knn import NEIGHBOURS, TEMPERATURE
+    from autoslim.training.threads import idle_threads
 
     if dense is None:
         raise RequestError("--objective features needs --dense, the dense model that was slimmed: a timm name, or its folder")
@@ -82,7 +85,8 @@ def show_features(
     with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
         images = prepare_dataset(spec.replace(labelled=False), Path(cache), seed=seed)
         labelled = None if probe is None else prepare_dataset(probe, Path(cache), seed=seed)
-        result = evaluate_features(folder, ModelSpec(name=dense, weights=weights), images, split, probe=labelled)
+        with idle_threads(tell):
+            result = evaluate_features(folder, ModelSpec(name=dense, weights=weights), images, split, probe=labelled)
     if as_json:
         knn = {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
         sys.stdout.write(json.dumps({**result.to_dict(), "score": result.agreement.score, "split": split, "knn": knn}) + "\n")
@@ -90,7 +94,7 @@ def show_features(
     found = result.agreement
     sys.stdout.write(
         f"agreement {found.score:.4f} (mean cosine with the dense model's features: pooled {found.pooled:.4f}, patches "
-        f"{found.patches:.4f}) on {found.images} {split} images of {spec.source}\n"
+        f"{found.patches:.4f}) on {found.images:,} {split} images of {spec.source}\n"
     )
     if probe is not None and result.probe is not None:
         sys.stdout.write(f"{result.probe.describe()} of {probe.source}\n")
@@ -102,6 +106,11 @@ def refuse_other_classes(spec: DatasetSpec, dataset: PreparedDataset, config: Sl
             f"{spec.source} has the classes {', '.join(dataset.classes[:5])}...; the model was made for "
             f"{', '.join(config.classes[:5])}..."
         )
+
+
+def tell(line: str) -> None:
+    """Beside the result, which may be JSON."""
+    sys.stderr.write(f"{line}\n")
 
 
 def check_split(split: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoslim.cli.evaluate import refuse_other_classes
 from autoslim.cli.table import Cell, columns, paragraph, styled, warning
+from autoslim.core.figures import format_figure
 from autoslim.core.job import DatasetSpec
 from autoslim.core.score import ACCURACY
 from autoslim.core.speed import Timing
@@ -40,7 +41,7 @@ def render(found: Exported) -> str:
     rows: list[tuple[Cell, ...]] = [
         (
             "file",
-            f"top-1 on {found.images} test images{ACCURACY.interval_unit(found.images)}" if judged else "",
+            f"top-1 on {found.images:,} test images{ACCURACY.interval_unit(found.images)}" if judged else "",
             "points below the weights" if judged else "",
             *(f"ms at batch {batch} (times as fast as dense)" for batch in batches),
         )
@@ -71,4 +72,4 @@ def _row(form: FormReport, found: Exported, batches: list[int]) -> tuple[Cell, .
 
 def _time(timing: Timing) -> str:
     """`4 (2.00)`."""
-    return f"{timing.slimmed_ms:.3g} ({timing.speedup:.2f}{'' if timing.is_reliable else ', unreliable'})"
+    return f"{format_figure(timing.slimmed_ms)} ({timing.speedup:.2f}{'' if timing.is_reliable else ', unreliable'})"

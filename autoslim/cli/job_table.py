@@ -10,6 +10,7 @@ from autoslim.cli.table import Cell, columns, paragraph, state_text
 from autoslim.config.setting import flag_name
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
+from autoslim.core.figures import format_epochs, format_figure, format_millions
 from autoslim.core.recipe import title_of
 from autoslim.core.score import ACCURACY, SCORES, Score
 from autoslim.core.selection import NO_TRIAL
@@ -123,7 +124,7 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
                 f"{title_of(model.method, model.model)} (trial {model.trial})",
                 format_flops(model.flops or 0),
                 f"{model.budget_share:.2%}",
-                f"{(model.params or 0) / 1e6:.3g} M",
+                format_millions(model.params or 0),
                 score.with_interval(model.accuracy or 0.0, validation),
                 score.with_interval(model.test_accuracy, test),
             )
@@ -137,7 +138,7 @@ def result(found: Result, score: Score = ACCURACY) -> list[str]:
 
 def _cost(cost: SearchCost) -> str:
     money = "" if cost.money is None else f", {cost.money:.2f} at {cost.price:g} an hour"
-    return f"Cost: {cost.device_hours:.3g} {cost.device} hours{money}; {cost.bytes / 1e9:.2g} GB"
+    return f"Cost: {format_figure(cost.device_hours)} {cost.device} hours{money}; {format_figure(cost.bytes / 1e9, 2)} GB"
 
 
 def trials(found: list[Trial], score: Score = ACCURACY, *, images: int | None = None) -> list[str]:
@@ -153,8 +154,8 @@ def trials(found: list[Trial], score: Score = ACCURACY, *, images: int | None = 
                 trial.state if trial.duplicate_of is None else f"as trial {trial.duplicate_of}",
                 score.with_interval(trial.accuracy, images),
                 "" if trial.flops is None else format_flops(trial.flops),
-                "" if trial.epochs is None else f"{trial.epochs:.3g}",
-                "" if trial.seconds is None else f"{trial.seconds:.3g}",
+                "" if trial.epochs is None else format_epochs(trial.epochs),
+                "" if trial.seconds is None else format_figure(trial.seconds),
             )
         )
     return columns(rows, header=True)

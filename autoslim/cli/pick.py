@@ -8,6 +8,7 @@ import typer
 
 from autoslim.cli.table import paragraph
 from autoslim.core.budget import format_flops
+from autoslim.core.files import short_path
 from autoslim.export.artifact import load_config
 from autoslim.storage.output_place import OutputPlace
 from workers.search.finalize import SelectedModel
@@ -46,4 +47,4 @@ def render(model: SelectedModel) -> str:
         f"validation {validation}, test {test}, the dense model {dense}"
     )
     tuned = [] if model.tuned is None else [paragraph(model.tuned.describe(score, images.get("validation")))]
-    return "\n".join([paragraph(text), *tuned, model.folder])
+    return "\n".join([paragraph(text), *tuned, short_path(model.folder)])

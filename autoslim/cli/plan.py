@@ -14,6 +14,8 @@ import torch
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
 from autoslim.core.duration import format_duration
+from autoslim.core.figures import format_epochs, format_figure
+from autoslim.core.files import short_path
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
 from autoslim.core.run_folder import RunFolder
@@ -206,7 +208,7 @@ def _objective_lines(prepared: PreparedSearch) -> list[str]:
     if prepared.probe is not None:
         found = prepared.probe.report
         lines.append(
-            f"Probe     {found.train.images} train and {found.test.images} test images of {len(found.classes)} classes, for k-NN top-1"
+            f"Probe     {found.train.images:,} train and {found.test.images:,} test images of {len(found.classes)} classes, for k-NN top-1"
         )
     return lines
 
@@ -264,7 +266,7 @@ def _method_lines(prepared: PreparedSearch) -> list[str]:
             shown = "".join(f"{format_flops(value) if value is not None else '-':>12}" for value in (low, high))
             least = {
                 "params": "-" if found.min_params is None else format_params(found.min_params),
-                "ms": "-" if found.min_latency_ms is None else f"{found.min_latency_ms:.3g}",
+                "ms": "-" if found.min_latency_ms is None else format_figure(found.min_latency_ms),
             }
             shown += "".join(f"{least[column]:>14}" for column in columns)
             lines.append(f"{start.named(name):{wide}}{shown}   {', '.join(reached) or _none_reached(prepared)}")
@@ -279,19 +281,21 @@ def _none_reached(prepared: PreparedSearch) -> str:
 def _cost_lines(job: SearchJob, facts: dict[str, object], work: DryRun, busy: str) -> list[str]:
     done = work.estimate.workload
     # What the job's pruner is expected to save; for one that stops nothing, or trials too short to be stopped, that is nothing.
-    early = f", some {done.epochs:.3g} epochs with early stops" if done.epochs < done.trials * job.training.epochs else ""
+    early = (
+        f", some {format_epochs(done.epochs)} epochs with early stops" if done.epochs < done.trials * job.training.epochs else ""
+    )
     at_most = "at most " if job.plateau is not None else ""
     limits = limit_flags(job)
     told = f"Limits    {limits}, over all attempts; about {format_duration(work.reserved)} of it are kept for handing the models over"
     if limits and not done.trials:
         told += ", which with the dense model leaves nothing for a trial: give more"
     best = "best" if done.refinements == 1 else f"best {done.refinements}"
-    end = f"; the {best} of them for {done.refinement_epochs:.3g} epochs more" if done.refinements else ""
+    end = f"; the {best} of them for some {format_epochs(done.refinement_epochs)} epochs more" if done.refinements else ""
     parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in work.parts.items() if seconds)
     return [
         f"Trials    {at_most}{done.trials} with {job.training.epochs:g} epochs each, {facts['at_a_time']} at a time{early}{end}",
         f"Time      {at_most}about {format_duration(work.cost.seconds)} here ({parts})",
         *([f"{'':10}{busy}"] if busy else []),
-        f"Cost      {at_most}about {work.cost.describe()} in {job.output_uri or job.output}",
+        f"Cost      {at_most}about {work.cost.describe(digits=2)} in {job.output_uri or short_path(job.output)}",
         *([told] if limits else []),
     ]

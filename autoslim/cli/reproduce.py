@@ -36,7 +36,7 @@ def render(found: Reproduced, score: Score = ACCURACY) -> str:
         "weights    the same to the bit" if found.same else f"weights    not the same: {_distance(found)}",
         "dense      the same to the bit" if found.dense_same else "dense      other weights than the original was slimmed from",
         f"FLOPs      {format_flops(found.flops)}, the original {format_flops(found.original_flops)}",
-        f"test       {score.title} {new}, the original {old}, on {found.images} images",
+        f"test       {score.title} {new}, the original {old}, on {found.images:,} images",
     ]
     if found.difference is not None and not found.same:
         within = found.difference.low <= 0 <= found.difference.high

@@ -15,6 +15,7 @@ from autoslim.cli.progress import display_for
 from autoslim.cli.table import columns, paragraph, warning
 from autoslim.config import Commands, flag_name
 from autoslim.config.pairs import parse_pairs
+from autoslim.core.files import short_path
 from autoslim.core.recipe import Knobs, TrainingSettings
 from autoslim.errors import RequestError
 from autoslim.progress.status import working
@@ -140,8 +141,8 @@ def _render(slimmed: Slimmed, uri: str | None) -> str:
         lines.append(paragraph(f"Latency    {slimmed.latency.describe()}", indent=11))
     if slimmed.probe is not None:
         lines.append(f"Probe      {slimmed.probe.describe()}")
-    lines += [paragraph(f"Files      {uri or slimmed.folder} ({', '.join(slimmed.files)})", indent=11)]
+    lines += [paragraph(f"Files      {uri or short_path(slimmed.folder)} ({', '.join(slimmed.files)})", indent=11)]
     if slimmed.dense_folder is not None:
-        lines.append(f"Dense      {slimmed.dense_folder}, to be slimmed again as --model")
-    lines.append(load_line(slimmed.folder))
+        lines.append(f"Dense      {short_path(slimmed.dense_folder)}, to be slimmed again as --model")
+    lines.append(load_line(short_path(slimmed.folder)))
     return "\n".join(lines)

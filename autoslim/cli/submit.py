@@ -18,6 +18,7 @@ from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
 from autoslim.config import Commands, JobSpec, settings_of
 from autoslim.core.budget import format_flops
+from autoslim.core.figures import format_millions
 from autoslim.core.recipe import title_of
 from autoslim.core.score import ACCURACY, SCORES
 
@@ -106,9 +107,9 @@ def _render(plan: dict[str, Any]) -> str:
             label = flops = ""
     images, estimate, prior = plan["images"], plan["estimate"], plan["prior"]
     lines = [
-        f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {plan['params'] / 1e6:.3g} M parameters",
+        f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {format_millions(plan['params'])} parameters",
         *map(_model_line, plan.get("models", [])),
-        f"Data      {images['train']} train, {images['validation']} validation, {images['test']} test; {plan['classes']} classes",
+        f"Data      {images['train']:,} train, {images['validation']:,} validation, {images['test']:,} test; {plan['classes']} classes",
         f"Trials    {plan['trials']} of {plan['epochs']:g} epochs",
         *([f"Goal      {plan['goal']}: what it costs is what the search looks for"] if plan.get("goal") else []),
         *_score_line(plan),
@@ -129,5 +130,5 @@ def _score_line(plan: dict[str, Any]) -> list[str]:
 
 def _model_line(model: dict[str, Any]) -> str:
     """Of one of several dense models that the search starts from."""
-    flops, parameters = format_flops(model["dense_flops"]), model["params"] / 1e6
-    return f"          {model['name']}: {flops} multiply-accumulates, {parameters:.3g} M parameters"
+    flops, parameters = format_flops(model["dense_flops"]), format_millions(model["params"])
+    return f"          {model['name']}: {flops} multiply-accumulates, {parameters} parameters"

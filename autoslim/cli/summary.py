@@ -8,6 +8,7 @@ import sys
 from autoslim.cli.load_line import load_line
 from autoslim.cli.table import columns, paragraph, warning
 from autoslim.core.duration import format_duration
+from autoslim.core.files import short_path
 from workers.search.model_line import describe_model
 from workers.search.recommended import describe_recommended
 from workers.search.summary import Summary
@@ -45,7 +46,7 @@ def render(summary: Summary) -> str:
     if not summary.logged:
         lines.append(f"           not everything could be logged; later: autoslim sync {shlex.quote(place)}")
     if summary.models:
-        lines.append(load_line(summary.models[0].folder))
+        lines.append(load_line(short_path(summary.models[0].folder)))
     return "\n".join(lines)
 
 
@@ -59,7 +60,7 @@ def _hand_over(summary: Summary) -> list[str]:
 
 def _place(summary: Summary) -> str:
     """Where the user finds the output."""
-    return summary.output_uri or summary.output
+    return summary.output_uri or short_path(summary.output)
 
 
 def _mlflow(uri: str) -> str:

@@ -20,7 +20,7 @@ class AccuracyDrop(Record):
     def describe(self) -> str:
         """`1.20 points lost on 500 validation images (95 %: 0.10 to 2.30, paired): ...` with what the interval says of what is allowed."""
         value, low, high = (100 * share for share in (self.drop.value, self.drop.low, self.drop.high))
-        amount = f"{value:.2f} points lost on {self.images} {self.split} images (95 %: {low:.2f} to {high:.2f}, paired)"
+        amount = f"{value:.2f} points lost on {self.images:,} {self.split} images (95 %: {low:.2f} to {high:.2f}, paired)"
         return f"{amount}: {'; '.join(self._verdicts())}"
 
     def _verdicts(self) -> list[str]:

@@ -62,6 +62,12 @@ def publish_folder(destination: Path, *, contested: bool = False) -> Iterator[Pa
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def short_path(path: str) -> str:
+    """Within the working directory relative to it, as users type it; any other, and a URI, as it is."""
+    found, here = Path(path), Path.cwd()
+    return str(found.relative_to(here)) if found.is_absolute() and found != here and found.is_relative_to(here) else path
+
+
 def partial_folder(destination: Path) -> Path:
     """Where the only writer of `destination` gathers its content, in more than one step if need be, until `move_folder`."""
     return destination.with_name(destination.name + ".partial")

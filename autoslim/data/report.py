@@ -91,6 +91,6 @@ class DatasetReport(Record):
         half = 100 * widest_half(self.validation.images)
         more = "; a larger --validation-share tells more" if self.validation.drawn_from else ""
         return (
-            f"{self.validation.images} validation images choose the models: an accuracy on them is known to about ±{half:.2g} points "
+            f"{self.validation.images:,} validation images choose the models: an accuracy on them is known to about ±{half:.2g} points "
             f"(95 %), and models that are closer are not told apart{more}"
         )

@@ -91,7 +91,7 @@ def write_token_labels(
                 file.write(value)
             digest.update(f" token labels {shape} ".encode() + b"".join(values[:2]))
     classes, height, width = shape
-    return f"labels of patches for {len(images)} training images: {classes} classes at each of {height}x{width} places"
+    return f"labels of patches for {len(images):,} training images: {classes} classes at each of {height}x{width} places"
 
 
 def _header(kind: np.dtype[Any], shape: tuple[int, ...]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def write(model: nn.Module, config: SlimConfig, path: Path, *, images: Calibrati
         shutil.copyfile(Path(scratch) / f"{best}.onnx", path)
     return (
         f"{SCHEMES[best].name}, of {len(SCHEMES)} candidates the closest to the float graph: {shares[best]:.2%} of {len(own_M)} "
-        f"validation images have its answer; ranges from {len(images.train_N3HW)} training images"
+        f"validation images have its answer; ranges from {len(images.train_N3HW):,} training images"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import format_params
+from autoslim.core.figures import format_epochs
 from autoslim.core.score import ACCURACY
 from autoslim.data.decode import storage_size
 from autoslim.export.artifact import SlimConfig
@@ -68,7 +69,7 @@ def _score_table(config: SlimConfig) -> str:
     unit = ", %" if score.is_share else ""
     return f"""Multiply-accumulates per image of {height}x{width} pixels, as papers and fvcore count{interval}.
 
-| model | {title}, test{unit} ({images["test"]} images) | {title}, validation{unit} ({images["validation"]} images) | FLOPs |
+| model | {title}, test{unit} ({images["test"]:,} images) | {title}, validation{unit} ({images["validation"]:,} images) | FLOPs |
 |---|---|---|---|
 {rows}{_features(config)}"""
 
@@ -79,13 +80,13 @@ def _features(config: SlimConfig) -> str:
         return ""
     text = f"""
 
-The agreement is the mean of two cosines with the dense model's features, each over the {config.images["test"]} test images: pooled
+The agreement is the mean of two cosines with the dense model's features, each over the {config.images["test"]:,} test images: pooled
 {config.accuracy["test/pooled"]:.4f}, patches at their places {config.accuracy["test/patches"]:.4f}. No labels were read."""
     if "probe/slimmed" not in config.accuracy:
         return text
     return f"""{text}
 
-| model | k-NN top-1 of the pooled features, % (95 %; {NEIGHBOURS} neighbours, {config.images["probe"]} images of a labelled set) |
+| model | k-NN top-1 of the pooled features, % (95 %; {NEIGHBOURS} neighbours, {config.images["probe"]:,} images of a labelled set) |
 |---|---|
 | dense | {ACCURACY.with_interval(config.accuracy["probe/dense"], config.images["probe"])} |
 | slimmed | {ACCURACY.with_interval(config.accuracy["probe/slimmed"], config.images["probe"])} |"""
@@ -170,7 +171,9 @@ def _maker(config: SlimConfig, job: str | None, trial: int | None) -> str:
 
 def _epochs(config: SlimConfig) -> str:
     text = f"{config.recipe.training.epochs:g} epochs in all"
-    return text if config.kept_epoch is None else f"{text} (kept after {config.kept_epoch:.4g}, best on the validation images)"
+    if config.kept_epoch is None:
+        return text
+    return f"{text} (kept after {format_epochs(config.kept_epoch)}, best on the validation images)"
 
 
 def _pictures(has_pictures: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from autoslim.core.figures import format_figure
 from autoslim.core.score import ACCURACY
 from autoslim.core.speed import SpeedReport
 from autoslim.export.artifact import FormReport, SlimConfig
@@ -35,8 +36,8 @@ def forms_section(config: SlimConfig) -> str:
 |---|---|---|{"---|" if judged else ""}
 {chr(10).join(rows)}
 
-{_remarks(config)}Differences are from the weights' own {what}s on {config.images["compared"]} test images, at batch 1 and all at once, in a
-process without autoslim.{_accuracies(judged)} {_script(config)}`sha256sum --check SHA256SUMS` checks the files.
+{_remarks(config)}Differences are from the weights' own {what}s on {config.images["compared"]:,} test images, at batch 1 and all at once, in
+a process without autoslim.{_accuracies(judged)} {_script(config)}`sha256sum --check SHA256SUMS` checks the files.
 
 {_speed(config.form_speed)}"""
 
@@ -87,7 +88,7 @@ def _speed(speed: SpeedReport | None) -> str:
     if speed is None:
         return ""
     rows = "\n".join(
-        f"| {timing.mode} | {timing.batch} | {timing.dense_ms:.3g} | {timing.slimmed_ms:.3g} | "
+        f"| {timing.mode} | {timing.batch} | {format_figure(timing.dense_ms)} | {format_figure(timing.slimmed_ms)} | "
         f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.describe_speedup()} |"
         for timing in speed.timings
     )

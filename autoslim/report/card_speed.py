@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoslim.core.figures import format_figure
 from autoslim.core.speed import SpeedReport
 from autoslim.export.artifact import SlimConfig
 
@@ -12,7 +13,7 @@ def speed_section(config: SlimConfig) -> str:
     if speed is None:
         return ""
     rows = "\n".join(
-        f"| {timing.mode}, {timing.device} | {timing.batch} | {timing.dense_ms:.3g} | {timing.slimmed_ms:.3g} | "
+        f"| {timing.mode}, {timing.device} | {timing.batch} | {format_figure(timing.dense_ms)} | {format_figure(timing.slimmed_ms)} | "
         f"{1000 * timing.batch / timing.slimmed_ms:,.0f} | {timing.describe_speedup()} |"
         for timing in speed.timings
     )

@@ -21,7 +21,7 @@ def chance_warning(facts: BaseFacts, images: int, training: TrainingSettings) ->
     enough = facts.chance + _HARDLY * (1 - facts.chance)
     if wilson(facts.dense_accuracy, images).low > enough:
         return None
-    head = f"its {facts.dense_accuracy:.1%} on {images} validation images"
+    head = f"its {facts.dense_accuracy:.1%} on {images:,} validation images"
     guess = f"always naming one class ({facts.chance:.1%})"
     if facts.dense_accuracy > enough:
         return f"{head} cannot be told from {guess}: they are too few, give more, or raise --validation-share"

@@ -103,8 +103,8 @@ def _weights(folder: Path, config: SlimConfig, dataset: PreparedDataset) -> Hold
         return found
     if counted != found.images or abs(stated - found.accuracy) * counted > max(1.5, _STRAY * counted):
         raise RequestError(
-            f"--data has {found.images} test images, of which the weights answer {found.accuracy:.2%} right; the card says {stated:.2%} of "
-            f"{counted}. Give the data set that the model was made with, and its --seed"
+            f"--data has {found.images:,} test images, of which the weights answer {found.accuracy:.2%} right; the card says {stated:.2%} "
+            f"of {counted:,}. Give the data set that the model was made with, and its --seed"
         )
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoslim.core.budget import format_flops
+from autoslim.core.figures import format_millions
 from autoslim.core.model_facts import ModelFacts
 from autoslim.core.recipe import title_of
 from autoslim.core.result import TrialResult
@@ -68,4 +69,4 @@ def _speeds(job: StoredJob, folder: RunFolder) -> dict[int, str]:
 
 
 def _millions(params: int | None) -> str:
-    return "" if params is None else f"{params / 1e6:.3g} M"
+    return "" if params is None else format_millions(params)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from autoslim.core.figures import format_figure
 from autoslim.core.model_facts import ModelFacts
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.speed import SpeedReport, Timing
@@ -72,8 +73,8 @@ def _row(label: str, timing: Timing) -> list[str]:
         label,
         f"{timing.mode}, {timing.device}",
         str(timing.batch),
-        f"{timing.dense_ms:.3g}",
-        f"{timing.slimmed_ms:.3g}",
+        format_figure(timing.dense_ms),
+        format_figure(timing.slimmed_ms),
         f"{1000 * timing.batch / timing.slimmed_ms:,.0f}",
         timing.describe_speedup(),
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from autoslim.core.figures import format_epochs
 from autoslim.core.result import TrialResult
 from autoslim.report.search_view import SearchView, percent
 
@@ -40,7 +41,7 @@ _COLUMNS = (
     _Column("FLOPs", "number", lambda view, r: (view.flops(r.flops), r.flops)),
     _Column("Of dense", "number", lambda view, r: (percent(_share(view, r)), _share(view, r))),
     _Column("Parameters", "number", lambda view, r: ("" if r.params is None else f"{r.params / 1e6:.4g} M", r.params)),
-    _Column("Epochs", "number", lambda view, r: ("" if r.epochs is None else f"{r.epochs:.4g}", r.epochs)),
+    _Column("Epochs", "number", lambda view, r: ("" if r.epochs is None else format_epochs(r.epochs), r.epochs)),
     _Column("Seconds", "number", lambda view, r: ("" if r.seconds is None else f"{r.seconds:.1f}", r.seconds)),
     _Column("State", "text", lambda view, r: (r.state.value, None)),
     _Column("Knobs", "wide", lambda view, r: (", ".join(f"{name}={value}" for name, value in _knobs(r).items()), None)),
@@ -120,8 +121,9 @@ def _knobs(result: TrialResult) -> dict[str, str]:
     knobs = result.recipe.flat_knobs
     if len(result.recipe.steps) == 1:
         knobs = dict(result.recipe.steps[0].knobs)
-    return {name: _brief(value) for name, value in knobs.items()}
+    return {name: brief(value) for name, value in knobs.items()}
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A setting's value as job files have it."""
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

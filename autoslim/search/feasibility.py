@@ -15,6 +15,7 @@ from typing import Any
 
 from autoslim.core.budget import format_flops
 from autoslim.core.constraints import CostLimits, format_params
+from autoslim.core.figures import format_figure
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Step, flat_knobs
 from autoslim.core.record import Record
@@ -224,7 +225,7 @@ def describe_unreachable(
 
 def _describe_minima(name: str, found: Feasibility) -> str:
     parts = [
-        None if found.min_latency_ms is None else f"{found.min_latency_ms:.3g} ms",
+        None if found.min_latency_ms is None else f"{format_figure(found.min_latency_ms)} ms",
         None if found.min_params is None else f"{format_params(found.min_params)} parameters",
     ]
     text = " and ".join(part for part in parts if part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from autoslim.core.duration import format_duration
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 
@@ -34,6 +35,10 @@ def spending_limit(job: SearchJob) -> SpendingLimit:
 
 
 def limit_flags(job: SearchJob) -> str:
-    """The limits as the user gives them."""
-    flags = (("--max-hours", job.max_hours), ("--max-cost", job.max_cost))
-    return " ".join(f"{name} {value:g}" for name, value in flags if value is not None)
+    """The limits as the user gives them, and how long hours are in the words of all other times: `--max-hours 0.25 (15m00s)`."""
+    flags = []
+    if job.max_hours is not None:
+        flags.append(f"--max-hours {job.max_hours:g} ({format_duration(3600 * job.max_hours)})")
+    if job.max_cost is not None:
+        flags.append(f"--max-cost {job.max_cost:g}")
+    return " ".join(flags)

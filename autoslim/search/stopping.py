@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from autoslim.core.figures import format_epochs
 from autoslim.core.job import SearchJob
 from autoslim.core.record import Record
 from autoslim.core.result import ParetoFront, TrialResult, TrialState
@@ -61,7 +62,7 @@ def stop_reason(
     spent = spent_epochs(results)
     # Running trials count with all their epochs, although some will be stopped: the limit is never exceeded.
     if limits.epochs is not None and spent + (running + 1) * a_trial > limits.epochs:
-        return f"{spent:.4g} epochs are spent, and another trial could exceed the {limits.epochs:g} that are allowed"
+        return f"{format_epochs(spent)} epochs are spent, and another trial could exceed the {limits.epochs:g} that are allowed"
     # A trial that could not be finished in time would be wasted.
     if limits.seconds is not None and seconds + _average_seconds(results) > limits.seconds:
         return f"the time is up for another trial: {seconds:.0f} of {limits.seconds:.0f} seconds"

@@ -12,6 +12,7 @@ import torch
 
 from autoslim.core.budget import format_flops
 from autoslim.core.duration import format_duration
+from autoslim.core.figures import format_epochs
 from autoslim.core.result import EpochReport
 from autoslim.core.score import Score
 from autoslim.progress.display import Display
@@ -64,9 +65,9 @@ def run_slim(
         reached = f"{score.name} {score.text(outcome.accuracy or 0.0)} at {format_flops(outcome.flops or 0)}"
         display.line(f"{prepared.recipe.method} ends: {reached}")
         if outcome.kept_epoch is not None and outcome.epochs is not None and outcome.kept_epoch < outcome.epochs:
-            undone = f"training after epoch {outcome.kept_epoch:.3g} of {outcome.epochs:.3g} made it worse and is undone"
-            display.line(f"{prepared.recipe.method}: {undone}")
-        display.line(f"evaluating it and the dense model on {prepared.dataset.report.test.images} test images")
+            kept = f"epoch {format_epochs(outcome.kept_epoch)} of {format_epochs(outcome.epochs)}"
+            display.line(f"{prepared.recipe.method}: training after {kept} made it worse and is undone")
+        display.line(f"evaluating it and the dense model on {prepared.dataset.report.test.images:,} test images")
         display.show(working("evaluating and exporting"))
         return slimming.finalize_models(facts, outcome)
 

@@ -124,7 +124,7 @@ def _reproduce(remaking: Remaking, output: Path, display: Display) -> Reproduced
             total = load_config(model).recipe.training.epochs + epochs
             run_to_end(tune_longer(model, context, longer, epochs=epochs), "fine-tuning", total, display, score)
         model = longer / "model"
-    display.line(f"evaluating it and the original on {dataset.report.test.images} test images")
+    display.line(f"evaluating it and the original on {dataset.report.test.images:,} test images")
     holdout = evaluate_both(model, base, dataset, probe=probe, dense_validation=facts.dense_accuracy)
     flops = remaking.config.flops
     complete_folder(

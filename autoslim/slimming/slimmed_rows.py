@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoslim.core.budget import format_flops
+from autoslim.core.figures import format_millions
 from autoslim.core.score import SCORES
 from autoslim.export.artifact import load_config
 from autoslim.report.beside_dense import describe_accuracy, describe_speed
@@ -20,7 +21,7 @@ def slimmed_rows(slimmed: Slimmed) -> list[tuple[str, ...]]:
             format_flops(slimmed.dense_flops),
             "",
             "",
-            f"{slimmed.dense_params / 1e6:.3g} M",
+            format_millions(slimmed.dense_params),
             score.with_interval(slimmed.dense_validation_accuracy, validation),
             score.with_interval(slimmed.dense_test_accuracy, test),
         ),
@@ -29,7 +30,7 @@ def slimmed_rows(slimmed: Slimmed) -> list[tuple[str, ...]]:
             format_flops(slimmed.flops or 0),
             f"{slimmed.budget_share:.2%}",
             f"{(slimmed.flops or 0) / slimmed.dense_flops:.1%}",
-            f"{(slimmed.params or 0) / 1e6:.3g} M",
+            format_millions(slimmed.params or 0),
             score.with_interval(slimmed.accuracy or 0.0, validation),
             score.with_interval(slimmed.test_accuracy, test),
         ),

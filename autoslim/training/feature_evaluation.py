@@ -29,7 +29,7 @@ class ProbeResult(Record):
     def describe(self) -> str:
         """One line for the terminal."""
         slimmed, dense = (ACCURACY.spoken(share, self.images) for share in (self.slimmed, self.dense))
-        return f"k-NN top-1 ({NEIGHBOURS} neighbours) {slimmed}, the dense model's {dense}, on {self.images} test images"
+        return f"k-NN top-1 ({NEIGHBOURS} neighbours) {slimmed}, the dense model's {dense}, on {self.images:,} test images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

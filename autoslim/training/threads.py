@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -19,14 +19,12 @@ def default_threads() -> int:
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else idle_cpus()
 
 
-def describe_threads(threads: int) -> str:
-    """A line where `default_threads` left CPUs to other processes; else empty."""
+def describe_threads(threads: int, doing: str = "training", setting: str = "--threads") -> str:
+    """A line where `default_threads` left CPUs to other processes; else empty. `setting` is what the user can give instead."""
     usable = usable_cpus()
     if threads >= usable or "OMP_NUM_THREADS" in os.environ:
         return ""
-    return (
-        f"the machine is busy: training on the {threads} of {usable} CPUs that others leave idle; --threads sets another number"
-    )
+    return f"the machine is busy: {doing} on the {threads} of {usable} CPUs that others leave idle; {setting} sets another number"
 
 
 @contextlib.contextmanager
@@ -38,3 +36,13 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def idle_threads(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within it torch computes with `default_threads`; `tell` is given a line where these are not all CPUs."""
+    threads = default_threads()
+    if busy := describe_threads(threads, "computing", "OMP_NUM_THREADS"):
+        tell(busy)
+    with torch_threads(threads):
+        yield

@@ -138,7 +138,7 @@ def test_the_output_warns_of_what_loses_too_much(allowed):
     )
     warning = "warning: model.int8.onnx loses 1.00 points of top-1 on the test images (allowed: 0.5)"
     assert (warning in text) == (allowed == 0.5)
-    assert "top-1 on 1000 test images, % (95 %)" in text
+    assert "top-1 on 1,000 test images, % (95 %)" in text
     assert "model.safetensors  70.00 (67.1-72.8)" in text
     assert "ms at batch 1 (times as fast as dense)" in text
     assert "  1 (2.00)\n" in text

@@ -95,6 +95,6 @@ def test_the_choice_is_explained_and_a_miss_names_the_nearest():
 def test_the_interval_says_whether_the_drop_is_within_the_noise(gained, lost, allowed, verdicts):
     drop = paired_difference(gained=lost, lost=gained, images=1000)
     text = AccuracyDrop(split="validation", images=1000, drop=drop, allowed=allowed).describe()
-    assert text.startswith(f"{(lost - gained) / 10:.2f} points lost on 1000 validation images (95 %: ")
+    assert text.startswith(f"{(lost - gained) / 10:.2f} points lost on 1,000 validation images (95 %: ")
     assert [verdict in text for verdict in verdicts] == [True] * len(verdicts)
     assert ("within the noise" in text) is (drop.low <= 0)

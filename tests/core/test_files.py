@@ -15,6 +15,7 @@ from autoslim.core.files import (
     previous_folder,
     publish_folder,
     replacing_file,
+    short_path,
     write_atomically,
 )
 
@@ -135,3 +136,14 @@ def test_a_full_disk_is_recognized_in_the_cause_of_an_error():
     assert is_disk_full(full)
     assert is_disk_full(RuntimeError("database or disk is full"))
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+
+
+def test_a_path_in_the_working_directory_is_shown_as_users_type_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short_path(str(tmp_path / "runs" / "photos")) == "runs/photos"
+    assert [short_path(path) for path in ("runs", "/", str(tmp_path), "s3://bucket/runs")] == [
+        "runs",
+        "/",
+        str(tmp_path),
+        "s3://bucket/runs",
+    ]

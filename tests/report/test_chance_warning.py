@@ -19,7 +19,7 @@ def warning(accuracy: float, chance: float, images: int) -> str | None:
 def test_it_is_said_with_what_trains_it_better(accuracy, chance, images):
     found = warning(accuracy, chance, images)
     assert found is not None
-    assert f"{accuracy:.1%} on {images} validation images is hardly better than always naming one class ({chance:.1%})" in found
+    assert f"{accuracy:.1%} on {images:,} validation images is hardly better than always naming one class ({chance:.1%})" in found
     assert "--base-epochs (now 3)" in found
     assert "--base-lr (now 0.0002)" in found
 

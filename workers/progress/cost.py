@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from autoslim.core.figures import format_figure
 from autoslim.core.forms import DEFAULT_FORMS
 from autoslim.core.job import Resources, SearchJob
 from autoslim.core.record import Record
@@ -37,10 +38,10 @@ class SearchCost(Record):
     def money(self) -> float | None:
         return None if self.price is None else self.price * self.device_hours
 
-    def describe(self) -> str:
-        """`0.127 GPU hours, 0.32 at 2.5 an hour; 0.41 GB`."""
+    def describe(self, digits: int = 3) -> str:
+        """`0.127 GPU hours, 0.32 at 2.5 an hour; 0.41 GB`; an estimate's hours have fewer `digits`."""
         money = "" if self.money is None else f", {self.money:.2f} at {self.price:g} an hour"
-        return f"{self.device_hours:.3g} {self.device} hours{money}; {self.bytes / 1e9:.2g} GB"
+        return f"{format_figure(self.device_hours, digits)} {self.device} hours{money}; {format_figure(self.bytes / 1e9, 2)} GB"
 
 
 def cost_of(job: SearchJob, *, seconds: float, busy_seconds: float, size: int) -> SearchCost:

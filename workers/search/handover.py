@@ -42,7 +42,7 @@ def hand_over(attempt: SearchAttempt, dense: DenseModels) -> tuple[list[Selected
     trials = {result.number for result in selected.values()}
     count = "one model" if len(trials) == 1 else f"{len(trials)} models"
     test_images = prepared.dataset.report.test.images
-    attempt.console.on_message(f"evaluating {count} and the dense one on {test_images} test images, once")
+    attempt.console.on_message(f"evaluating {count} and the dense one on {test_images:,} test images, once")
     attempt.console.on_message(f"exporting them{' and measuring their speed' if job.speed else ''}: a minute or two each")
     selections = [
         Selection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoslim.core.budget import format_flops
+from autoslim.core.figures import format_millions
 from autoslim.core.recipe import title_of
 from autoslim.core.result import BaseFacts
 from autoslim.core.score import SCORES
@@ -28,7 +29,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, ...]]:
                 f"{title_of(model.method, model.model)} (trial {model.trial})",
                 format_flops(model.flops or 0),
                 "" if model.label == summary.goal else f"{model.budget_share:.2%}",
-                f"{(model.params or 0) / 1e6:.3g} M",
+                format_millions(model.params or 0),
                 "" if model.latency is None else f"{model.latency.timed.ms:.4g}",
                 score.with_interval(model.accuracy or 0.0, validation),
                 score.with_interval(model.test_accuracy, test),
@@ -42,7 +43,7 @@ def _dense_cells(summary: Summary, label: str, facts: BaseFacts) -> tuple[str, s
     score, validation, images = SCORES[summary.score], summary.images.get("validation"), summary.images.get("test")
     test = next((score.with_interval(one.dense_test_accuracy, images) for one in summary.models if one.model == label), "")
     accuracy = score.with_interval(facts.dense_accuracy, validation)
-    return format_flops(facts.dense_flops), "", f"{facts.params / 1e6:.3g} M", "", accuracy, test
+    return format_flops(facts.dense_flops), "", format_millions(facts.params), "", accuracy, test
 
 
 def _dense_test(summary: Summary) -> str:

@@ -64,9 +64,9 @@ def _whole(config: SlimConfig, found: ComparedAnswers) -> str:
     significant = not found.difference.low <= 0 <= found.difference.high
     verdict = "" if significant else ": these images do not tell the models apart"
     return paragraph(
-        f"On {found.images} test images the slimmed model has {slimmed} % and the dense one {dense} % right (95 % intervals). Slimmed less "
-        f"dense: {found.difference.points()} points, paired at 95 %{verdict}. {found.first_alone} images are right with the slimmed model "
-        f"alone, {found.second_alone} with the dense one alone; {len(found.changed)} have different answers."
+        f"On {found.images:,} test images the slimmed model has {slimmed} % and the dense one {dense} % right (95 % intervals). Slimmed "
+        f"less dense: {found.difference.points()} points, paired at 95 %{verdict}. {found.first_alone} images are right with the slimmed "
+        f"model alone, {found.second_alone} with the dense one alone; {len(found.changed)} have different answers."
     )
 
 
@@ -95,7 +95,7 @@ def _classes(label: str, found: ComparedAnswers) -> str:
 
 def _class_row(row: ClassDifference) -> list[str]:
     shares = (wilson(share, row.images).percent() for share in (row.first, row.second))
-    return [shortened(row.name), str(row.images), *shares, str(row.first_alone), str(row.second_alone)]
+    return [shortened(row.name), f"{row.images:,}", *shares, str(row.first_alone), str(row.second_alone)]
 
 
 def _images(content: SearchContent, config: SlimConfig, found: ComparedAnswers) -> str:
@@ -144,15 +144,15 @@ def _figure(row: Changed, name: str, image: Image.Image) -> str:
 def _features(config: SlimConfig) -> str:
     found = config.accuracy
     text = (
-        f"The model returns features and answers with no class. On {config.images['test']} test images its agreement with the dense model "
-        f"is {found['test/agreement']:.4f}, the mean of two cosines: pooled features {found['test/pooled']:.4f}, patches at their places "
-        f"{found['test/patches']:.4f}."
+        f"The model returns features and answers with no class. On {config.images['test']:,} test images its agreement with the dense "
+        f"model is {found['test/agreement']:.4f}, the mean of two cosines: pooled features {found['test/pooled']:.4f}, patches at their "
+        f"places {found['test/patches']:.4f}."
     )
     if "probe/slimmed" in found:
         images = config.images["probe"]
         slimmed, dense = (wilson(found[f"probe/{name}"], images).percent() for name in ("slimmed", "dense"))
         text += (
-            f" k-NN top-1 ({NEIGHBOURS} neighbours) on {images} images of a labelled set: slimmed {slimmed} %, dense {dense} % (95 % "
+            f" k-NN top-1 ({NEIGHBOURS} neighbours) on {images:,} images of a labelled set: slimmed {slimmed} %, dense {dense} % (95 % "
             "intervals)."
         )
     return paragraph(text)

@@ -6,9 +6,11 @@ import datetime
 from collections.abc import Sequence
 
 from autoslim.core.duration import format_duration
-from autoslim.core.result import ADAPTING, HANDING_OVER, Origin, TrialResult, TrialState
+from autoslim.core.figures import format_epochs
+from autoslim.core.result import ADAPTING, HANDING_OVER, Origin, SharedCost, TrialResult, TrialState
 from autoslim.report.search_report.content import SearchContent
 from autoslim.report.search_report.markup import paragraph
+from autoslim.report.table import brief
 from autoslim.report.text_table import Column, draw_text_table, numbers
 
 _AROUND = {ADAPTING: "adapting the dense model", HANDING_OVER: "handing the models over"}
@@ -16,8 +18,8 @@ _AROUND = {ADAPTING: "adapting the dense model", HANDING_OVER: "handing the mode
 
 
 def draw_cost(content: SearchContent) -> str:
-    columns = (Column("Work"), *numbers("Number", "Epochs", "Seconds"))
-    title = "Work by kind; work that trials share was done by the first trial that needed it, in its seconds"
+    columns = (Column("Work"), *numbers("Number", "Epochs", "Time"))
+    title = "Work by kind; work that trials share was done by the first trial that needed it, in its time"
     return "\n".join([_total(content), draw_text_table(title, columns, [*_trial_rows(content), *_shared_rows(content)])])
 
 
@@ -47,15 +49,16 @@ def _trial_rows(content: SearchContent) -> list[list[str]]:
     return [_row(name, results) for name, results in kinds.items() if results]
 
 
-def _row(name: str, results: Sequence[TrialResult]) -> list[str]:
+def _row(name: str, results: Sequence[TrialResult | SharedCost]) -> list[str]:
     epochs, seconds = sum(result.epochs or 0.0 for result in results), sum(result.seconds or 0.0 for result in results)
-    return [name, str(len(results)), f"{epochs:.4g}", f"{seconds:.4g}"]
+    return [name, str(len(results)), format_epochs(epochs), format_duration(seconds)]
 
 
 def _shared_rows(content: SearchContent) -> list[list[str]]:
-    rows = []
+    """A row for each kind of work: a search that was resumed has handed its models over in every attempt."""
+    kinds: dict[str, list[SharedCost]] = {}
     for cost in content.stored.shared:
-        settings = ", ".join(f"{name} {value}" for name, value in cost.settings.items())
+        settings = ", ".join(f"{name} {brief(value)}" for name, value in cost.settings.items())
         kind = _AROUND.get(cost.method, f"shared: {cost.method}")
-        rows.append([f"{kind}{f' ({settings})' if settings else ''}", "1", f"{cost.epochs:.4g}", f"{cost.seconds:.4g}"])
-    return rows
+        kinds.setdefault(f"{kind}{f' ({settings})' if settings else ''}", []).append(cost)
+    return [_row(name, costs) for name, costs in kinds.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from autoslim.core.figures import format_epochs
 from autoslim.core.result import TrialResult, TrialState
 from autoslim.report.search_report.content import LONGEST, SearchContent
 from autoslim.report.search_report.markup import paragraph, shortened
@@ -47,7 +48,7 @@ def _stopped(content: SearchContent, stopped: list[TrialResult]) -> str:
     trials = "One trial was" if len(stopped) == 1 else f"{len(stopped)} trials were"
     text = f"{trials} stopped early by the scheduler ({content.stored.job.scheduler}), which is no failure."
     rows = [
-        [str(result.number), result.recipe.title, f"{result.epochs or 0:.4g}", result.stopped or "no reason recorded"]
+        [str(result.number), result.recipe.title, format_epochs(result.epochs or 0.0), result.stopped or "no reason recorded"]
         for result in stopped[:MOST_ROWS]
     ]
     more = f", the first {MOST_ROWS} of {len(stopped)}" if len(stopped) > MOST_ROWS else ""

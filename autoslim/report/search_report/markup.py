@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 MOST_MODELS = 6
@@ -11,8 +12,13 @@ LONGEST_NAME = 80
 """Characters of a class or a file in a table."""
 
 
+_FLAG = re.compile(r"--[a-z][a-z-]*")
+
+
 def paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+    """Flags in it are not broken at their hyphens."""
+    whole = _FLAG.sub(r'<span class="flag">\g<0></span>', escape(text))
+    return f"<p>{whole}</p>"
 
 
 def heading(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from autoslim.core.figures import format_figure
 from autoslim.core.interval import wilson
 from autoslim.core.result import TrialResult, TrialState
 from autoslim.core.score import ACCURACY
@@ -60,7 +61,7 @@ def _row(
         sum(result.number in front for result in results),
     )
     cells = [_best_cell(content, name, label, best) for label in budgets]
-    return [name, *map(str, counts), *cells, f"{statistics.median(seconds):.3g}" if seconds else ""]
+    return [name, *map(str, counts), *cells, format_figure(statistics.median(seconds)) if seconds else ""]
 
 
 def _best_cell(content: SearchContent, name: str, label: str, best: Mapping[str, Mapping[str, TrialResult]]) -> Cell:
@@ -79,7 +80,7 @@ def _caution(content: SearchContent) -> str:
     if images and base is not None and content.score is ACCURACY:
         interval = wilson(base.dense_accuracy, images)
         text += (
-            f" On {images} validation images the dense model's {interval.value:.1%} has a 95 % interval of {interval.low:.1%} to "
+            f" On {images:,} validation images the dense model's {interval.value:.1%} has a 95 % interval of {interval.low:.1%} to "
             f"{interval.high:.1%}: smaller differences between methods may be chance."
         )
     return paragraph(text)

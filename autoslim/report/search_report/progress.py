@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from autoslim.core.figures import format_epochs
 from autoslim.core.result import Origin, ParetoFront, TrialResult
 from autoslim.report.search_report.content import SearchContent
 from autoslim.report.search_report.curve import Curve, draw_curve
@@ -31,15 +32,15 @@ def draw_progress(content: SearchContent) -> str:
         return paragraph("No complete trial is above chance yet, so that the front covers no area.")
     last = steps[-1]
     curve = Curve(
-        name=f"Hypervolume over epochs: {last.hypervolume:.1%} after {last.epochs:.4g} epochs; the table below has every step",
+        name=f"Hypervolume over epochs: {last.hypervolume:.1%} after {format_epochs(last.epochs)} epochs; the table below has every step",
         across="Epochs of all trials",
         up="Hypervolume (%)",
         points=tuple((step.epochs, step.hypervolume) for step in steps),
     )
     text = (
         "The hypervolume is the area above chance and left of the costliest dense model that the front covers, as a share of the whole: "
-        f"{last.hypervolume:.2%} after {last.epochs:.4g} epochs of {len(steps)} trials that have ended. Epochs count when their trial "
-        "ends; adapting the dense model and repeated recipes are not among them."
+        f"{last.hypervolume:.2%} after {format_epochs(last.epochs)} epochs of {len(steps)} trials that have ended. Epochs count when "
+        "their trial ends; adapting the dense model and repeated recipes are not among them."
     )
     drawn = [draw_curve(curve)] if last.epochs else []
     return "\n".join([paragraph(text), *drawn, _table(steps)])
@@ -70,7 +71,7 @@ def _table(steps: list[Step]) -> str:
     before = [0.0, *(step.hypervolume for step in steps)]
     grown = [step for step, earlier in zip(steps, before, strict=False) if step.hypervolume > earlier]
     rows = [
-        [str(step.trial.number), step.trial.recipe.title, f"{step.epochs:.4g}", f"{step.hypervolume:.2%}"]
+        [str(step.trial.number), step.trial.recipe.title, format_epochs(step.epochs), f"{step.hypervolume:.2%}"]
         for step in grown[-MOST_ROWS:]
     ]
     title = f"The trials that moved the front{f', the last {MOST_ROWS} of {len(grown)}' if len(grown) > MOST_ROWS else ''}"

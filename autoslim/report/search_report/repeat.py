@@ -55,7 +55,7 @@ def _facts(content: SearchContent) -> list[list[str]]:
 
 def _splits(report: DatasetReport) -> str:
     splits = {"train": report.train, "validation": report.validation, "test": report.test}
-    return ", ".join(f"{name} {split.images} ({split.how_obtained})" for name, split in splits.items())
+    return ", ".join(f"{name} {split.images:,} ({split.how_obtained})" for name, split in splits.items())
 
 
 def _versions(content: SearchContent) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from autoslim.core.figures import format_epochs
 from autoslim.core.result import EpochReport, TrialResult
 from autoslim.core.score import ACCURACY, Score
 
@@ -19,7 +20,7 @@ SAME_EPOCH = 1e-6
 
 def after_epochs(epoch: float) -> str:
     """For a reason: `after 1 epoch`."""
-    return f"after {epoch:.3g} epoch{'' if epoch == 1 else 's'}"
+    return f"after {format_epochs(epoch)} epoch{'' if epoch == 1 else 's'}"
 
 
 class Pruner(Protocol):

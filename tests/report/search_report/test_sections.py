@@ -17,6 +17,7 @@ from helpers.searched_folder import SHARED, TIMING, SearchedFolder
 from autoslim.config import JobSpec, parse_yaml
 from autoslim.core.accuracy_goal import AccuracyGoal
 from autoslim.core.budget import format_flops
+from autoslim.core.duration import format_duration
 from autoslim.core.interval import wilson
 from autoslim.core.job import DatasetSpec
 from autoslim.core.result import BaseFacts, DataFacts, ParetoFront, TrialState
@@ -253,13 +254,21 @@ def test_cost_says_where_the_time_went(report: str):
     assert rows["trials, complete"] == [
         str(len(complete)),
         f"{3 * len(complete)}",
-        f"{sum(r.seconds or 0 for r in complete):.4g}",
+        format_duration(sum(r.seconds or 0 for r in complete)),
     ]
-    assert rows["adapting the dense model"] == ["1", "10", "100"]
-    assert rows["shared: vit_slim (layers 2)"] == ["1", "1", "9"]
-    assert rows["handing the models over"] == ["1", "0", "40"]
+    assert rows["adapting the dense model"] == ["1", "10", "1m40s"]
+    assert rows["shared: vit_slim (layers 2)"] == ["1", "1", "9s"]
+    assert rows["handing the models over"] == ["1", "0", "40s"]
     assert "Trials, adapting the dense model, handing the models over: 0.1 CPU hours" in plain(text)
     assert len(rows) >= len(SHARED) + 3
+
+
+def test_what_every_attempt_does_again_has_one_row(content: SearchContent):
+    again = SHARED[-1].replace(key="d", seconds=25.0)
+    stored = content.stored.replace(shared=(*content.stored.shared, again))
+    text = section(render_report(dataclasses.replace(content, stored=stored)).html, "cost")
+    rows = [row for row in rows_of(text, "Work by kind") if row[0] == "handing the models over"]
+    assert rows == [["handing the models over", "2", "0", "1m05s"]]
 
 
 def test_what_is_needed_to_repeat_it_is_what_was_run(report: str, content: SearchContent, searched: SearchedFolder):

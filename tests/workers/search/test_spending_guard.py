@@ -178,7 +178,9 @@ def test_before_the_first_trial_has_ended_the_dense_model_says_how_long_one_take
 
 def test_a_limit_that_handing_over_alone_passes_is_refused(tmp_path, store):
     job = limited_job(tmp_path, -10.0)
-    with pytest.raises(RequestError, match=r"^--max-hours 0\.0\d+ is too little: handing the models over alone takes about "):
+    with pytest.raises(
+        RequestError, match=r"^--max-hours 0\.0\d+ \(\d+s\) is too little: handing the models over alone takes about "
+    ):
         Attempt(job, store, tmp_path)
 
 
