@@ -20,7 +20,8 @@ SAME_EPOCH = 1e-6
 
 def after_epochs(epoch: float) -> str:
     """For a reason: `after 1 epoch`."""
-    return f"after {format_epochs(epoch)} epoch{'' if epoch == 1 else 's'}"
+    count = format_epochs(epoch)
+    return f"after {count} epoch{'' if count == '1' else 's'}"
 
 
 class Pruner(Protocol):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoslim.search import Pruner
+from autoslim.search.pruners.base import after_epochs
 from autoslim.search.pruners.halving import HalvingPruner, rung_epochs
 
 
@@ -21,6 +22,11 @@ def stopped(pruner: Pruner, points: list[tuple[int, float]], *, epoch: float = 1
         pruner.should_prune(trial(number, flops), finetuned(epoch, accuracy)) for number, (flops, accuracy) in enumerate(points)
     ]
     return [number for number, reason in enumerate(decisions) if reason is not None]
+
+
+@pytest.mark.parametrize(("epoch", "text"), [(1.0, "after 1 epoch"), (1.04, "after 1 epoch"), (1.5, "after 1.5 epochs")])
+def test_a_reasons_epochs_are_counted_as_they_are_shown(epoch, text):
+    assert after_epochs(epoch) == text
 
 
 @pytest.mark.parametrize(
