@@ -11,7 +11,7 @@ from autoslim.progress.status import Bar
 def epoch_line(report: EpochReport, epochs: float, score: Score = ACCURACY) -> str:
     """`epoch 2/3, finetune, loss 0.812, accuracy 71.4%, 352 images/s, 2% of it waiting for images`; what was not measured is left out."""
     metrics = report.metrics
-    parts = [f"epoch {format_epochs(report.epoch)}/{epochs:g}", report.phase.value]
+    parts = [f"epoch {format_epochs(report.epoch)}/{format_epochs(epochs)}", report.phase.value]
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.3f}")
     if "accuracy" in metrics:
@@ -28,7 +28,7 @@ def epoch_bar(name: str, report: EpochReport, epochs: float, score: Score = ACCU
     metrics = report.metrics
     loss, accuracy, rate = (metrics.get(name) for name in ("loss", "accuracy", "images_per_second"))
     facts = (
-        f"{format_epochs(report.epoch)}/{epochs:g} epochs",
+        f"{format_epochs(report.epoch)}/{format_epochs(epochs)} epochs",
         f"loss {'-' if loss is None else f'{loss:.3f}'}",
         "-" if accuracy is None else score.text(accuracy),
         "-" if rate is None else f"{format_figure(rate)} images/s",
