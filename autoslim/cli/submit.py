@@ -18,7 +18,7 @@ from autoslim.cli.remote import Url, connect
 from autoslim.cli.table import columns
 from autoslim.config import Commands, JobSpec, settings_of
 from autoslim.core.budget import format_flops
-from autoslim.core.figures import format_millions
+from autoslim.core.figures import format_figure, format_millions
 from autoslim.core.recipe import title_of
 from autoslim.core.score import ACCURACY, SCORES
 
@@ -106,6 +106,7 @@ def _render(plan: dict[str, Any]) -> str:
             rows.append((label, flops, name, *feasibility, "" if method["feasible"] else "not feasible"))
             label = flops = ""
     images, estimate, prior = plan["images"], plan["estimate"], plan["prior"]
+    work = format_figure(estimate["multiply_accumulates"] / 1e9)
     lines = [
         f"Model     {format_flops(plan['dense_flops'])} multiply-accumulates, {format_millions(plan['params'])} parameters",
         *map(_model_line, plan.get("models", [])),
@@ -114,7 +115,7 @@ def _render(plan: dict[str, Any]) -> str:
         *([f"Goal      {plan['goal']}: what it costs is what the search looks for"] if plan.get("goal") else []),
         *_score_line(plan),
         f"Prior     {prior['trials']} trials of other models ({prior['models']})",
-        f"Work      {estimate['training_images']:,} images to train on, {estimate['multiply_accumulates']:.3g} multiply-accumulates",
+        f"Work      {estimate['training_images']:,} images to train on, {work}G multiply-accumulates",
         f"Disk      up to {estimate['disk_bytes'] / 1e9:.2f} GB, besides the images",
         *(["", *columns(rows)] if plan["budgets"] else []),
         *(f"{name} cannot slim this model: {reason}" for name, reason in plan["excluded_methods"].items()),
