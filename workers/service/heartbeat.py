@@ -17,13 +17,17 @@ class Heartbeat:
         """Removes what an earlier process has left, which would pass for this one's.
 
         Raises:
-            OutputError: where the file cannot be written.
+            OutputError: where the file cannot be written, or is anything but a heartbeat.
         """
         self._file, self._failed = file, False
         if file is None:
             return
         try:
             file.touch()
+            if not file.is_file() or file.stat().st_size:
+                raise OutputError(
+                    f"--heartbeat {file} is there and is no empty file; allowed: a file of its own, which is removed at the start"
+                )
             file.unlink()
         except OSError as error:
             raise OutputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,18 @@ def test_a_beat_changes_the_time_of_the_file_and_an_earlier_process_leaves_none(
     assert not file.exists()
     heart.beat()
     assert file.stat().st_size == 0
-    before = file.stat().st_mtime_ns
-    while file.stat().st_mtime_ns == before:
-        heart.beat()
+    os.utime(file, (0, 0))
+    heart.beat()
+    assert file.stat().st_mtime > 0
+
+
+def test_what_is_no_heartbeat_is_refused_and_kept(tmp_path: Path):
+    file = tmp_path / "results.csv"
+    file.write_text("1,2\n")
+    for place in (file, tmp_path):
+        with pytest.raises(OutputError, match="is there and is no empty file"):
+            Heartbeat(place)
+    assert file.read_text() == "1,2\n"
 
 
 def test_a_file_that_cannot_be_written_is_refused_at_the_start_and_logged_once_afterwards(
