@@ -46,9 +46,10 @@ LONGEST = 1.5
 
 
 class SharedService:
-    """A `plain` service, started for the first case that takes it."""
+    """A `plain` service, started for the first case that takes it; `left` are the processes that were there after its ends."""
 
     def __init__(self) -> None:
+        self.left = 0
         self._stack = contextlib.ExitStack()
         self._taken: tuple[Path, Service] | None = None
 
@@ -61,8 +62,10 @@ class SharedService:
 
     def end(self) -> None:
         """The next case that takes it gets a new one."""
-        self._taken = None
+        taken, self._taken = self._taken, None
         self._stack.close()
+        if taken is not None:
+            self.left += left_behind(taken[1].root)
 
 
 @contextlib.contextmanager
@@ -81,6 +84,9 @@ def play(case: Case, shared: SharedService) -> dict[str, Any]:
         except BaseException:
             shared.end()
             raise
+        if left:
+            # They are this case's, and not the next one's.
+            shared.end()
     else:
         shared.end()
         with _scratch() as folder:
@@ -189,6 +195,8 @@ def play_all(cases: Iterable[Case], file: Path) -> tuple[dict[str, dict[str, Any
             known[case.name] = row
     finally:
         shared.end()
+    if shared.left:
+        problems["end of the service of several cases"] = f"processes left: {shared.left}"
     return known, problems
 
 
