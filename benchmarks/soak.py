@@ -99,8 +99,8 @@ def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dic
     def play_one(number: int, fault: str) -> None:
         """The idempotency key is the number's, so that it is the same job after an interruption of this program."""
         name = f"soak-{number}"
-        with contextlib.closing(User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)) as user:
-            try:
+        try:
+            with contextlib.closing(User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)) as user:
                 user.submit()
                 user.until_trials(1)
                 with striking:
@@ -110,12 +110,12 @@ def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dic
                 struck.wait()
                 row = {"number": number, "id": user.job["id"], "fault": fault, "missed": missed}
                 rows[number] = row | dataclasses.asdict(user.verdict())
-            except threading.BrokenBarrierError:
-                # Another job's thread has given up, and says why.
-                return
-            except Exception as error:  # noqa: BLE001 - raised below, in the thread that ends the service
-                errors.append(error)
-                struck.abort()
+        except threading.BrokenBarrierError:
+            # Another job's thread has given up, and says why.
+            return
+        except Exception as error:  # noqa: BLE001 - raised below, in the thread that ends the service
+            errors.append(error)
+            struck.abort()
 
     # Of daemons: an interrupted call does not wait for them.
     threads = [threading.Thread(target=play_one, args=one, daemon=True) for one in faults.items()]
@@ -210,7 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=3, help="jobs of a round")
-    parser.add_argument("--hours", type=float, default=math.inf, help="no job is begun after so long; the next call goes on")
+    parser.add_argument("--hours", type=float, default=math.inf, help="no round is begun after so long; the next call goes on")
     parser.add_argument("--faults", type=float, default=0.3, help="share of the jobs that meet one")
     parser.add_argument("--keep", type=int, default=20, help="ended jobs that are not deleted")
     parser.add_argument("--seed", type=int, default=0, help="of which jobs meet which fault")
