@@ -74,7 +74,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"{len(rows)} jobs: {', '.join(f'{count} {state}' for state, count in states.items())}; {happened.total()} faults, "
         f"{sum(row['lost'] for row in rows)} lost, {sum(row['doubled'] for row in rows)} doubled, "
         f"{sum(row['attempts'] for row in rows)} attempts, {sum(row['seconds'] for row in rows) / 3600:.1f} h",
-        f"seconds of a job without a fault, medians: {_phases(rows)}",
+        f"seconds of a job without a fault of its own, medians: {_phases(rows)}",
         "",
         "| size | second fifth | last fifth | most |",
         "|---|---|---|---|",

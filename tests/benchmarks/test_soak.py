@@ -82,6 +82,6 @@ def test_the_table_counts_the_faults_that_happened() -> None:
     found[5] |= {"fault": "driver: SIGKILL", "missed": True}
     text = table(found)
     assert text.startswith("20 jobs: 20 SUCCEEDED; 1 faults, 0 lost, 0 doubled, 21 attempts, 0.2 h")
-    assert "without a fault, medians: 40 (QUEUED 1, PREPARING 39)" in text
+    assert "without a fault of its own, medians: 40 (QUEUED 1, PREPARING 39)" in text
     assert "| driver: SIGKILL | 1 |" in text
     assert "| api_files | 1000 | 1000 | 1000 |" in text
