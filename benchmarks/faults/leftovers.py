@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ MARK = "AUTOSLIM_FAULTS_FOLDER"
 """In the environment of this process and of all that it starts."""
 NAMESPACE = "asf"
 """How the names of network namespaces begin; the number of their process follows."""
-_PLACES = ("/tmp", "/var/tmp")
+_PLACES = tuple(dict.fromkeys(("/tmp", "/var/tmp", tempfile.gettempdir())))
 
 
 @contextlib.contextmanager
