@@ -53,7 +53,7 @@ def test_a_plan_says_what_its_score_is(autoslim, photos: Path):
     assert code == 0, err
     assert "features without a classifier" in out
     assert "Score     agreement is the mean cosine to the dense model's features" in out
-    assert re.search(r"Probe     \d+ train and 360 test images of 10 classes, for k-NN top-1\n", out)
+    assert re.search(r"Probe     [\d,]+ train and 360 test images of 10 classes, for k-NN top-1\n", out)
 
 
 @pytest.mark.parametrize(
