@@ -23,7 +23,7 @@ _PLACES = (
 )
 """What fills tensors: the methods that timm's and torch's initializers are made of, and torch's initializers."""
 
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = threading.RLock()
 """Of two that overlap in threads, the second would put back what the first has put there."""
 
 
