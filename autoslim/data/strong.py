@@ -1,5 +1,5 @@
-"""What `strong` draws for the images of a batch beside their crops, as in DeiT's recipe (Touvron et al., 2021): timm's RandAugment
-`rand-m9-mstd0.5-inc1`, colour jitter, and an erased rectangle.
+"""What `strong` draws for the images of a batch beside their crops: as in DeiT's recipe (Touvron et al., 2021) timm's RandAugment
+`rand-m9-mstd0.5-inc1` and an erased rectangle, and in addition timm's colour jitter, which that recipe does not have.
 
 B images of the whole batch, b of the rows that this process prepares, h and w pixels as the model takes them.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from methods_schedule import BUDGETS, carry_out, planned, same_settings
 from autoslim.methods import METHODS
 from autoslim.search import load_space
 
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 SETTINGS = Settings(images=10_000, epochs=3.0, training=TRAINING)
 
 
@@ -55,6 +57,14 @@ def test_a_variant_is_no_default(row: str):
         shape = make_dense("vit").shape
         defaults = METHODS[name].repair(shape, {})
         assert any(METHODS[name].repair(shape, knobs).get(knob) != defaults.get(knob) for knob in knobs)
+
+
+def test_the_documents_have_a_command_for_every_variant_and_name_only_rows_that_there_are():
+    text = "\n".join(page.read_text() for page in DOCUMENTS.rglob("*.md"))
+    commands = re.findall(r"(?:methods_table|after_pruning)\.py[^`]*?--only ([\w,+]+)", text)
+    named = tuple(dict.fromkeys(row for rows in commands for row in rows.split(",")))
+    assert unknown_row(named) is None
+    assert [row for row, (name, _) in VARIANTS.items() if name in METHODS and row not in named] == []
 
 
 # The runs.

@@ -13,9 +13,11 @@ import torch
 from autoslim.config import Placement, read_yaml
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
+from autoslim.core.recipe import PRECISIONS
 from autoslim.core.result import Origin
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
+from autoslim.data.augment import _SCALES
 from autoslim.methods import METHODS
 from autoslim.models import read_shape
 from autoslim.search import Proposal, Proposer, load_space, space_names
@@ -179,3 +181,12 @@ def test_a_file_starts_with_the_command_and_what_is_published(name: str):
     assert "# The paper's recipe:" in text
     assert "# Different here:" in text
     assert f"`{name}.yaml`" in (FOLDER / "README.md").read_text()
+
+
+@each_file
+def test_a_file_says_how_its_crops_differ_and_computes_in_float32_where_the_paper_does(name: str):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    differs = text.partition("# Different here:")[2]
+    smallest, _ = _SCALES[job_of(name).training.augmentation]
+    assert f"rops have {smallest:.0%}".replace("%", " %") + " of an image's area at least, not timm's 8 %" in differs
+    assert (job_of(name).training.precision == PRECISIONS["fp32"]) == ("float32" in text)
