@@ -215,6 +215,12 @@ def test_the_commands_parse_and_find_one_another(objects: Objects):
     assert roots.pop().startswith("/runs/")
 
 
+def test_where_room_is_made_the_caches_are_those_of_the_nodes(objects: Objects):
+    pods = pods_of(objects)
+    nodes = ["drivers", *(group["groupName"] for group in cluster_of(objects)["workerGroupSpecs"])]
+    assert {variables(pods[name])["AUTOSLIM_CACHE"] for name in ("supervisor", *nodes)} == {"/runs/.cache"}
+
+
 def test_drivers_run_on_nodes_of_their_own_and_nothing_on_the_head(objects: Objects):
     head = cluster_of(objects)["headGroupSpec"]["rayStartParams"]
     assert (head["num-cpus"], head["num-gpus"]) == ("0", "0")

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from helpers.command_line import parse
 from helpers.manifests import DEPLOY
 
@@ -26,8 +27,6 @@ def test_fits_the_compose_specification(name: str):
 
 
 def test_gpus_are_laid_over_services_that_exist(compose: dict[str, Any]):
-    import yaml
-
     gpu = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
     assert gpu["services"].keys() <= compose["services"].keys()
 
@@ -94,6 +93,22 @@ def test_the_service_runs_its_drivers_on_the_worker(compose: dict[str, Any]):
     assert f'--resources={{"{RESOURCE}": 1}}' in services["ray-worker"]["command"]
     for name in ("postgres", "api", "supervisor", "ray-head", "ray-worker"):
         assert "service" in services[name]["profiles"], name
+
+
+def test_what_is_there_to_stay_has_a_health_check(compose: dict[str, Any]):
+    stays = {name for name, service in compose["services"].items() if not name.startswith("search")}
+    assert stays == {name for name, service in compose["services"].items() if "healthcheck" in service}
+
+
+def test_the_supervisor_is_probed_as_in_the_chart(compose: dict[str, Any]):
+    objects = yaml.safe_load_all((DEPLOY / "kuberay" / "service.yaml").read_text())
+    (chart,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Deployment", "autoslim-supervisor"))
+    (container,) = chart["spec"]["template"]["spec"]["containers"]
+    supervisor = compose["services"]["supervisor"]
+    kind, *command = supervisor["healthcheck"]["test"]
+    assert kind == "CMD"
+    assert [word.replace("$$", "$") for word in command] == container["livenessProbe"]["exec"]["command"]
+    assert parse(supervisor["command"])["heartbeat"] == parse(container["command"])["heartbeat"] is not None
 
 
 def test_the_head_and_the_joining_driver_have_nothing_to_give_away(compose: dict[str, Any]):

@@ -22,8 +22,17 @@ _log = logging.getLogger(__name__)
 _RESOURCE_SHARE = 0.01
 # Seconds from SIGTERM to SIGKILL when Ray stops a job: the time for the checkpoints.
 _STOP_SECONDS = 30
+# Without a byte from the cluster, until it counts as away: half of the default lease, in which a claimed job is safe.
+_ANSWER_SECONDS = 30.0
 # Ray gives up a job that has no node after 15 minutes (RAY_JOB_START_TIMEOUT_SECONDS on the head).
 _UNSCHEDULED_ERRORS = (JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE)
+
+
+class _JobClient(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's client, whose requests end: as it is, it waits for ever for a head that is stopped or cut off from the network."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": _ANSWER_SECONDS} | options)
 
 
 class RayJobsExecutor(Executor):
@@ -36,7 +45,7 @@ class RayJobsExecutor(Executor):
 
     def __init__(self, settings: DriverSettings, *, dashboard: str, python: str) -> None:
         self._settings, self._dashboard, self._python = settings, dashboard, python
-        self._connected: JobSubmissionClient | None = None
+        self._connected: _JobClient | None = None
         self._stopped_at: dict[Driver, float] = {}
         self._unscheduled: set[Driver] = set()
 
@@ -87,7 +96,7 @@ class RayJobsExecutor(Executor):
         """The connection, made again after an error. Raises UnavailableError when the cluster does not answer."""
         try:
             if self._connected is None:
-                self._connected = JobSubmissionClient(self._dashboard)
+                self._connected = _JobClient(self._dashboard)
             yield self._connected
         except (RuntimeError, OSError, RayError) as error:
             self._connected = None

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import errno
+import json
+import sys
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import pytest
+import ray
+from helpers.local_server import serving
 from helpers.supervised import PlacingExecutor, Site
 from ray.job_submission import JobErrorType, JobStatus
 
 from autoslim.core.urls import default_url
 from autoslim.errors import UnavailableError
 from autoslim.store import QueueState, schema
+from workers.service import ray_executor
 from workers.service import supervisor as module
-from workers.service.executor import RESOURCE, DriverState
+from workers.service.executor import RESOURCE, Driver, DriverState
 from workers.service.local_executor import LocalExecutor
-from workers.service.ray_executor import driver_state
+from workers.service.ray_executor import RayJobsExecutor, driver_state
 
 S = QueueState
 NO_NODE = f"waiting for a node with {RESOURCE}"
+DRIVER = Driver("job", 1)
 
 
 @pytest.fixture
@@ -146,6 +153,35 @@ def test_all_jobs_say_that_the_cluster_is_away_and_go_on_when_it_is_back(site):
     site.drive(supervisor, site.is_ended(running, starting))
     assert [site.state(job) for job in (running, starting)] == [S.SUCCEEDED] * 2
     assert [site.queue.get(job.id).losses for job in (running, starting)] == [0, 0]
+
+
+class HangingDashboard(BaseHTTPRequestHandler):
+    """It says its version, and answers nothing else."""
+
+    def do_GET(self):
+        if self.path != "/api/version":
+            # Until the other side gives up.
+            while self.connection.recv(2**16):
+                pass
+            return
+        body = json.dumps({"ray_version": ray.__version__}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+
+@pytest.mark.parametrize(
+    "ask", [RayJobsExecutor.list_drivers, lambda executor: executor.start(DRIVER), lambda executor: executor.stop(DRIVER)]
+)
+def test_a_cluster_that_takes_a_request_and_never_answers_is_away(site, monkeypatch, ask):
+    monkeypatch.setattr(ray_executor, "_ANSWER_SECONDS", 0.2)
+    with serving(HangingDashboard) as port:
+        executor = RayJobsExecutor(site.settings, dashboard=f"http://127.0.0.1:{port}", python=sys.executable)
+        with pytest.raises(UnavailableError, match=r"Ray at http://127\.0\.0\.1:\d+ cannot be used: .*timed out"):
+            ask(executor)
 
 
 class FullDisk(LocalExecutor):
