@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from holdout_accuracy import Hits, format_difference, paired
-from methods_rows import BASELINES, COMPARED, DENSE, RANDOM
+from methods_rows import BASELINES, COMPARED, DENSE, RANDOM, pairs_with_rest
 from methods_runs import PRUNED_HITS, Facts, Run, read
 
 
@@ -77,7 +77,7 @@ def table(results: Results, names: tuple[str, ...], budgets: tuple[str, ...]) ->
 def _comparisons(results: Results, budget: str) -> list[str]:
     """A line for each pair of rows with a question of its own, over the seeds that both have."""
     lines = []
-    for name, other in COMPARED:
+    for name, other in (*COMPARED, *pairs_with_rest(name for name, own in results.facts if own == budget)):
         key, against = results.key(name, budget), results.key(other, budget)
         if key is not None and against is not None and (difference := _against(results, key, against)):
             pruned = results.pruned_pair(key, against)

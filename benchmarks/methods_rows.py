@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import baselines
 from baselines.tome import CONSTANT, DECREASING
 
 from autoslim.core.recipe import Knobs
+from autoslim.methods.chain import REST_SHARE
 
 OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width")
 VARIANTS: dict[str, tuple[str, Knobs]] = {
@@ -50,6 +53,9 @@ BASELINES = (*baselines.BASELINES, *(row for row, (name, _) in VARIANTS.items() 
 """The baselines, and further rows of them, on request."""
 CHAINS = ("width+patch_slimming", "width+merge")
 """Those of the space `default`."""
+RESTS = {"rest": REST_SHARE, "long_rest": 0.2}
+"""What may stand between the two methods of a chain, as in `width+rest+merge`: the share of the optimizer steps left that fine-tunes the
+model there. All else is as in `width+merge`, whose methods both prune the dense model at once."""
 ROWS = (
     *OURS,
     *("patch_slimming_merging", "life_regression_merging", "life_regression_ours", "sit_image_once"),
@@ -94,4 +100,17 @@ DESIGN: dict[str, dict[str, Knobs]] = {
 
 def unknown_row(rows: tuple[str, ...]) -> str | None:
     """The first of the rows that there is none of; a chain's methods may be variants."""
-    return next((row for row in rows if row not in BASELINES and not set(row.split("+")) <= {*OURS, *VARIANTS}), None)
+    return next((row for row in rows if row not in BASELINES and not set(chain_of_row(row)[0]) <= {*OURS, *VARIANTS}), None)
+
+
+def chain_of_row(row: str) -> tuple[tuple[str, ...], float]:
+    """The rows of its methods, and the share of its rest; 0 where it has none."""
+    names = tuple(row.split("+"))
+    if len(names) == 3 and names[1] in RESTS:
+        return (names[0], names[2]), RESTS[names[1]]
+    return names, 0.0
+
+
+def pairs_with_rest(rows: Iterable[str]) -> list[tuple[str, str]]:
+    """Each of the rows that has a rest, with the same chain without it."""
+    return [(row, "+".join(names)) for row in rows for names, rest in [chain_of_row(row)] if rest]

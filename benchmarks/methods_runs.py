@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from cached_teacher import SharedLogitsContext
 from holdout_accuracy import holdout_hits, split_hits
-from methods_rows import DESIGN, VARIANTS
+from methods_rows import DESIGN, VARIANTS, chain_of_row
 from torch import nn
 
 from autoslim.core.budget import Budget
@@ -168,10 +168,11 @@ def _training(settings: Settings) -> TrainingSettings:
 
 
 def make_recipe(run: Run, context: TrialContext, settings: Settings) -> Recipe:
-    """Of `a+b` each method reduces the FLOPs by the same factor."""
+    """Of `a+b` and `a+rest+b` each method reduces the FLOPs by the same factor."""
     shape, share, steps = context.dense.shape, _share(run.budget), []
     plan = Plan.dense(shape)
-    dense, names = predict(shape, plan).total, run.name.split("+")
+    dense = predict(shape, plan).total
+    names, rest = chain_of_row(run.name)
     for position, row in enumerate(names, 1):
         name, own = VARIANTS.get(row, (row, {}))
         method, design = METHODS[name], DESIGN.get(row, DESIGN.get(name, {}))
@@ -180,7 +181,8 @@ def make_recipe(run: Run, context: TrialContext, settings: Settings) -> Recipe:
         solved = solve(method, shape, plan, knobs, int(share ** (position / len(names)) * dense))
         steps.append(Step(method=name, knobs=solved.knobs))
         plan = solved.plan
-    return Recipe(steps=tuple(steps), budget=int(share * dense), training=_training(settings), seed=run.seed)
+    training = _training(settings).replace(rest_share=rest)
+    return Recipe(steps=tuple(steps), budget=int(share * dense), training=training, seed=run.seed)
 
 
 def _share(budget: str) -> float:

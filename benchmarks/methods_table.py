@@ -14,6 +14,8 @@ one that knows images with holes may care less about which patches it sees.
 
 --start takes the path of another dense model, such as one of another family (`dense_start.py --family`), and --source another data set
 that it is trained for.
+
+--only takes chains of any two methods, too, such as width+merge. width+rest+merge is the same chain, fine-tuned between its two prunings.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 
 from dense_start import train_start
 from methods_report import Results, table
-from methods_rows import BASELINES, OURS, ROWS, VARIANTS, unknown_row
+from methods_rows import BASELINES, OURS, RESTS, ROWS, VARIANTS, unknown_row
 from methods_runs import IMAGES, START, TRAINING, Settings, estimated_minutes, is_done
 from methods_schedule import BUDGETS, carry_out, planned, same_settings
 
@@ -60,7 +62,8 @@ def parse() -> argparse.Namespace:
     arguments.only = tuple(arguments.only.split(","))
     if (unknown := unknown_row(arguments.only)) is not None:
         allowed = (
-            f"{', '.join(dict.fromkeys((*OURS, *VARIANTS, *BASELINES)))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}"
+            f"{', '.join(dict.fromkeys((*OURS, *VARIANTS, *BASELINES)))}, and of the first {len(OURS)} such as vit_slim+{OURS[0]}, "
+            f"where {' or '.join(RESTS)} may stand between two"
         )
         parser.error(f"--only names {unknown!r}; allowed: {allowed}")
     usual = SECOND_BUDGETS if arguments.second_start else BUDGETS

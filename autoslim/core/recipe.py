@@ -42,6 +42,8 @@ class TrainingSettings(Record):
     `mixup` and `cutmix` are their alphas, 0 for none; of both, each batch has one.
     `repeats` is how often an image is in a batch, each time augmented otherwise; an epoch has as many augmented images as without.
     `precision` is a value of `PRECISIONS`; `auto` is the fastest one that the device has instructions for.
+    `rest_share` is the share of the optimizer steps left for which a chain is fine-tuned between two of its methods; with 0 it is only
+    where the second one trains parts, and otherwise both prune at once.
     A batch is computed in `grad_accum_steps` parts, one after the other, whose gradients are added up: a step is that of the whole batch.
     `grad_checkpointing` computes the activations of each block a second time instead of keeping them; `compile` compiles the blocks.
     """
@@ -65,6 +67,7 @@ class TrainingSettings(Record):
     grad_accum_steps: int = dataclasses.field(default=1, metadata=OPTIONAL)
     grad_checkpointing: bool = dataclasses.field(default=False, metadata=OPTIONAL)
     compile: bool = dataclasses.field(default=False, metadata=OPTIONAL)
+    rest_share: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,7 @@ class Method(abc.ABC):
     `finetune_loss`       the task's   the fine-tune phase's loss, and further values to plot
     `companion`           none         the untrained companion of `prune`, with which an interrupted fine-tuning resumes
     `replaced_settings`   none         settings of the recipe's training that have no effect, because the method has its own
-    `needs_rest`          if trained   whether a model that an earlier step has pruned is fine-tuned before `attach`
+    `needs_rest`          if trained   whether a model that an earlier step has pruned is always fine-tuned before `attach`
     ====================  ===========  =======================================================================================
 
     *How a part gets its price.* `expect` and `prune` describe every block by its tokens and widths (`BlockPlan`); their FLOPs and
@@ -231,8 +231,9 @@ class Method(abc.ABC):
         return frozenset()
 
     def needs_rest(self, knobs: Knobs) -> bool:
-        """Whether a model that an earlier step has pruned is fine-tuned before `attach`; otherwise both steps prune at once.
+        """Whether a model that an earlier step has pruned is always fine-tuned before `attach`.
 
+        Otherwise it is where the recipe has a `rest_share`; without one both steps prune at once, and this one decides on the dense model.
         A step that trains parts would train them on a model that has not recovered from the pruning.
         """
         return self.train_share(knobs) > 0

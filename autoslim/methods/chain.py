@@ -25,6 +25,10 @@ LAST_MARGIN = 0.05
 """Share of the budget by which the last step must be able to go below it. It is solved again when the step before it has pruned the model,
 which may have left other widths than the solver assumed, and still has to reach the budget then."""
 
+REST_SHARE = 0.1
+"""Share of the optimizer steps left for which the model is fine-tuned in front of a step that needs it (`Method.needs_rest`), unless the
+recipe has a `rest_share`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SolvedChain:

@@ -1,31 +1,30 @@
 """How a trial's optimizer steps are divided between its phases.
 
-A recipe's step has a train phase where its method trains parts, and in front of it a *rest* where an earlier step has pruned the model.
+A recipe's step has a train phase where its method trains parts. Between two steps there may be a *rest*, which fine-tunes the model that
+the earlier one has pruned.
 """
 
 from __future__ import annotations
 
 from autoslim.core.recipe import Recipe
 from autoslim.methods import METHODS
-
-REST_SHARE = 0.1
-"""Share of the steps left that a model is fine-tuned for between two steps of a recipe, where the second one trains parts on it."""
+from autoslim.methods.chain import REST_SHARE
 
 
 def rests_before(recipe: Recipe, position: int) -> bool:
     """Whether the model is fine-tuned between the pruning before this step and the step.
 
-    A step that does not need it decides on the dense model instead (`StepContext.dense`), and both prune at once.
+    Without it the step decides on the dense model (`StepContext.dense`), and both prune at once.
     """
     step = recipe.steps[position]
-    return position > 0 and METHODS[step.method].needs_rest(step.knobs)
+    return position > 0 and (recipe.training.rest_share > 0 or METHODS[step.method].needs_rest(step.knobs))
 
 
 def phase_shares(recipe: Recipe) -> list[float]:
     """For each step the share of its rest, where there is one, and of its train phase; each of the steps that are left then."""
     shares = []
     for position, step in enumerate(recipe.steps):
-        shares += [REST_SHARE] if rests_before(recipe, position) else []
+        shares += [recipe.training.rest_share or REST_SHARE] if rests_before(recipe, position) else []
         shares.append(METHODS[step.method].train_share(step.knobs))
     return shares
 

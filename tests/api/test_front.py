@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.sample_search import DENSE, fill, make_job, make_results
+from helpers.sample_search import DENSE, fill, make_job, make_recipe, make_results
 
 from autoslim.api.front import Front
 from autoslim.core.interval import wilson
@@ -59,6 +59,38 @@ def test_the_picture_has_every_complete_trial_and_the_dense_model(front: Front) 
     assert len(points) == len(complete) + 1
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert {"front", "dense", *{trial.recipe.method for trial in complete}} == set(labels)
+
+
+def test_a_chain_on_the_front_is_listed_by_its_name(front: Front) -> None:
+    chained = with_chain(front)
+    _, _, first, *others = chained.table()
+    assert first[1] == "width+merge"
+    assert "width+merge" not in {row[1] for row in others}
+    assert chained.to_rows()[0]["method"] == "width+merge"
+    assert repr(chained).startswith("Front(width+merge ")
+    assert "<td>width+merge</td>" in chained._repr_html_()
+
+
+def test_a_chain_on_the_front_is_drawn_as_a_method(front: Front) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    axes = with_chain(front).plot(figure.Figure().subplots())
+    (points,) = [collection for collection in axes.collections if collection.get_label() == "width+merge"]
+    cheapest = next(iter(front))
+    assert points.get_offsets().tolist() == [
+        [pytest.approx((cheapest.flops or 0) / 1e9), pytest.approx(100 * (cheapest.accuracy or 0.0))]
+    ]
+    assert "width+merge" in {text.get_text() for text in axes.get_legend().get_texts()}
+
+
+def with_chain(front: Front) -> Front:
+    """The same with a chain as its cheapest trial."""
+    number = next(iter(front)).number
+    recipe = make_recipe(number, "width+merge")
+    stored = [
+        trial.replace(result=trial.result.replace(recipe=recipe)) if trial.result.number == number else trial
+        for trial in front.stored
+    ]
+    return Front(front.job, tuple(stored))
 
 
 def test_accuracies_have_intervals_before_a_model_is_delivered(front: Front) -> None:

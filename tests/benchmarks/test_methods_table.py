@@ -6,18 +6,21 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import methods_table
 import numpy as np
 import pytest
-from helpers.tiny import make_dense
+from helpers.tiny import make_dense, share_of_dense
 from methods_report import Results, table
-from methods_rows import CHAINS, COMPARED, OURS, ROWS, VARIANTS, unknown_row
-from methods_runs import PRUNED_HITS, TRAINING, Facts, Run, Settings, estimated_minutes, is_done
+from methods_rows import CHAINS, COMPARED, OURS, RESTS, ROWS, VARIANTS, unknown_row
+from methods_runs import PRUNED_HITS, TRAINING, Facts, Run, Settings, estimated_minutes, is_done, make_recipe
 from methods_schedule import BUDGETS, carry_out, planned, same_settings
 
+from autoslim.core.plan import Plan
 from autoslim.methods import METHODS
+from autoslim.methods.chain import evaluate_chain
 from autoslim.search import load_space
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
@@ -48,6 +51,26 @@ def test_every_method_the_chains_of_the_default_space_and_the_controls_are_rows(
     assert {row for pair in COMPARED for row in pair} <= set(ROWS)
     assert unknown_row((*ROWS, *VARIANTS, "vit_slim_refit+merge")) is None
     assert unknown_row(("tome", "width+nothing")) == "width+nothing"
+
+
+def test_a_rest_stands_between_two_methods():
+    assert unknown_row(tuple(f"{row}+{rest}+merge_fixed" for row in ("width", "vit_slim_refit") for rest in RESTS)) is None
+    for row in ("rest", "width+rest", "rest+width+merge", "width+rest+rest", "width+rest+nothing"):
+        assert unknown_row((row,)) == row
+
+
+@pytest.mark.parametrize("rest", RESTS)
+def test_a_chain_with_a_rest_differs_from_the_one_without_it_by_the_rest_alone(rest: str):
+    context: Any = SimpleNamespace(dense=make_dense("vit"))
+    at_once, rested = (
+        make_recipe(Run(name=name, budget="50%", seed=1), context, SETTINGS) for name in ("width+merge", f"width+{rest}+merge")
+    )
+    assert at_once.training == TRAINING.replace(epochs=3.0)
+    assert rested == at_once.replace(training=at_once.training.replace(rest_share=RESTS[rest]))
+    assert rested.method == "width+merge"
+    shape = context.dense.shape
+    flops = evaluate_chain(METHODS, shape, Plan.dense(shape), rested.steps).flops
+    assert 0.9 * rested.budget <= flops <= rested.budget == share_of_dense(shape, 0.5)
 
 
 @pytest.mark.parametrize("row", VARIANTS)
@@ -173,6 +196,16 @@ def test_pairs_of_rows_are_compared_on_the_same_images_and_seeds(tmp_path: Path)
     for run in runs:
         write(tmp_path, run, {"merge": 0.72, "tome": 0.70}[run.name] - 0.1 * run.seed)
     assert "- merge against tome: +2.00 (+1.13 to +2.87)" in table(Results(tmp_path, runs), names, ("25%",))
+
+
+def test_a_chain_with_a_rest_is_compared_with_the_one_without_it(tmp_path: Path):
+    names = ("width+merge", "width+rest+merge")
+    runs = planned(names, ("35%", "50%"), (0, 1), (0,))
+    for run in runs:
+        if run.budget == "35%":
+            write(tmp_path, run, {"width+merge": 0.70, "width+rest+merge": 0.72}[run.name])
+    text = table(Results(tmp_path, runs), names, ("35%", "50%"))
+    assert text.count("- width+rest+merge against width+merge: +2.00 (+1.13 to +2.87)") == 1
 
 
 def test_pairs_are_compared_straight_after_pruning_too_where_that_is_known(tmp_path: Path):

@@ -158,6 +158,13 @@ def test_the_key_of_a_recipe_changes_with_everything_in_it():
     assert len(keys) == 5
 
 
+def test_a_recipe_without_a_rest_has_the_key_of_versions_that_knew_of_none():
+    assert "rest_share" not in RECIPE.to_dict()["training"]
+    rested = RECIPE.replace(training=RECIPE.training.replace(rest_share=0.1))
+    assert Recipe.from_json(rested.to_json()) == rested
+    assert rested.key != RECIPE.key
+
+
 def test_the_key_does_not_depend_on_the_order_of_knobs():
     one, other = (Step(method="m", knobs=dict(items)) for items in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
     assert RECIPE.replace(steps=(one,)).key == RECIPE.replace(steps=(other,)).key

@@ -36,6 +36,18 @@ def test_a_chain_has_a_look_of_its_own():
     assert any("vit_slim+life_regression" in text for texts in page.texts.values() for text in texts)
 
 
+def test_a_chain_on_the_front_is_drawn_and_listed_by_its_name():
+    results = make_results()
+    number = ParetoFront.of(results).results[0].number
+    results[number] = results[number].replace(recipe=make_recipe(number, "width+merge"))
+    page = Page(render(results))
+    (point,) = [point for point in page.of_class("point") if point["data-trial"] == str(number)]
+    assert point["aria-label"].startswith(f"trial {number}, width+merge, ")
+    assert "behind" not in point["class"].split()
+    assert "width+merge (1)" in page.texts["span"]
+    assert page.texts["td"].count("width+merge") == 1
+
+
 def test_methods_differ_in_colour_and_in_shape():
     page = Page(render())
     looks = {(point["data-method"], point["class"].split()[1], point["d"]) for point in page.of_class("point")}

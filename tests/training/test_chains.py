@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import context_of, images, make_dense, share_of_dense, shared_of, slim, solved_knobs
+from helpers.tiny import context_of, images, make_dense, recipe_of, share_of_dense, shared_of, slim, solved_knobs
 
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Recipe, Step
@@ -21,15 +21,16 @@ from autoslim.core.result import Phase
 from autoslim.cost import count_flops, predict, predict_params
 from autoslim.errors import InfeasibleError, UnsupportedModelError
 from autoslim.methods import METHODS, StepContext, solve
-from autoslim.methods.chain import SolvedChain, chain_targets, solve_chain
+from autoslim.methods.chain import REST_SHARE, SolvedChain, chain_targets, solve_chain
 from autoslim.methods.layers.rectangular_block import RectangularBlock, class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel
 from autoslim.search import parse_space
 from autoslim.search.space.space import Space, Uniform
-from autoslim.training import TrialContext, phase, phase_steps, run_trial
+from autoslim.training import TrialContext, phase, run_trial
 from autoslim.training.loop import Trainer
+from autoslim.training.phase_steps import phase_shares, split_steps
 
 WIDTHS = ("width", "vit_slim")
 TOKENS = tuple(name for name in METHODS if name not in WIDTHS)
@@ -184,7 +185,7 @@ def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
     reports, _ = drain(run_trial(make_recipe("width", "life_regression", epochs=4.0), context, tmp_path / "one"))
     assert [name for name, _ in began] == ["rest 1", "train 1", "tune"]
     total = sum(steps for _, steps in began)
-    assert began[0][1] == pytest.approx(phase_steps.REST_SHARE * total, abs=1)
+    assert began[0][1] == pytest.approx(REST_SHARE * total, abs=1)
     assert [report.phase for report in reports].count(Phase.PRUNE) == 1
     assert measured == {"width": None, "life_regression": None}
     began.clear()
@@ -193,13 +194,69 @@ def test_a_step_that_trains_finds_a_model_that_was_tuned_since_the_cut(
     assert measured["patch_slimming"] is context.teacher
 
 
+@pytest.mark.parametrize(
+    ("second", "rest_share", "rest"),
+    [("merge", 0.0, []), ("merge", 0.2, [0.2]), ("life_regression", 0.0, [REST_SHARE]), ("life_regression", 0.2, [0.2])],
+)
+def test_a_rest_has_its_share_of_the_steps_in_front_of_the_second_step(second: str, rest_share: float, rest: list[float]):
+    recipe = recipe_with(("width", second), rest_share)
+    shares = phase_shares(recipe)
+    assert shares == [0.0, *rest, METHODS[second].train_share(recipe.steps[1].knobs)]
+    # No phase before it has steps: its share is of all of them.
+    assert split_steps(100, shares)[1:-1] == [round(100 * share) for share in rest]
+
+
+def test_a_method_alone_has_no_rest():
+    assert phase_shares(recipe_with(("merge",), 0.2)) == [0.0]
+
+
+def recipe_with(methods: tuple[str, ...], rest_share: float) -> Recipe:
+    steps = [Step(method=name, knobs=METHODS[name].repair(dense_model("vit").shape, {})) for name in methods]
+    return recipe_of(steps, budget=1, rest_share=rest_share)
+
+
+def test_a_rest_takes_its_share_of_the_same_epochs_on_the_same_budget_and_the_second_step_decides_behind_it(
+    context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decides_on_its_own: list[bool] = []
+    method = METHODS["merge"]
+    attach = method.attach
+
+    def noted(model: Any, step_context: StepContext, images_B3HW: Any) -> Any:
+        decides_on_its_own.append(step_context.to_measure(model) is model)
+        return attach(model, step_context, images_B3HW)
+
+    monkeypatch.setattr(method, "attach", noted)
+    recipe = make_recipe("width", "merge", epochs=1.0, rest_share=0.34)
+    reports, outcome = drain(run_trial(recipe, context, tmp_path))
+    assert decides_on_its_own == [True]
+    assert outcome.flops == outcome.flops_predicted <= recipe.budget
+    (rested,) = [report.epoch for report in reports if report.phase is Phase.TRAIN]
+    # Two steps of six.
+    assert rested == pytest.approx(1 / 3, abs=1e-5)
+    assert outcome.epochs == pytest.approx(1.0)
+    assert outcome.recipe.training == recipe.training
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stop_after", range(1, 6))
+@pytest.mark.parametrize(
+    ("second", "rest_share", "stop_after"),
+    [
+        *(("life_regression", 0.0, stop_after) for stop_after in range(1, 6)),
+        *(("merge", 0.4, stop_after) for stop_after in (1, 2, 3)),
+    ],
+)
 def test_a_chain_resumes_from_every_phase(
-    open_context: Callable[[], TrialContext], make_recipe: Callable[..., Recipe], drain, tmp_path: Path, stop_after: int
+    open_context: Callable[[], TrialContext],
+    make_recipe: Callable[..., Recipe],
+    drain,
+    tmp_path: Path,
+    second: str,
+    rest_share: float,
+    stop_after: int,
 ):
     """Killed behind any report, also in the rest between the steps, it ends as if nothing had been."""
-    recipe = make_recipe("width", "life_regression", epochs=3.0)
+    recipe = make_recipe("width", second, epochs=3.0, rest_share=rest_share)
     whole, outcome = drain(run_trial(recipe, open_context(), tmp_path / "whole"))
     killed = run_trial(recipe, open_context(), tmp_path / "killed")
     for _ in range(min(stop_after, len(whole) - 1)):

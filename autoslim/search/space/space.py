@@ -14,7 +14,7 @@ from autoslim.core.recipe import Knobs, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method
-from autoslim.methods.chain import chain_label
+from autoslim.methods.chain import REST_SHARE, chain_label
 from autoslim.methods.knob import Knob, Ranges, layer_index
 
 _DEFAULTS = TrainingSettings()
@@ -57,11 +57,21 @@ TRAINING: Ranges = {
     "repeats": Knob(
         kind="int", help="augmentations of an image in a batch (DeiT's recipe has 3)", default=_DEFAULTS.repeats, low=1, high=8
     ),
+    "rest_share": Knob(
+        kind="float",
+        help=f"share of the steps left that fine-tune a chain between its methods; 0: only where the second trains parts, for {REST_SHARE}",
+        default=_DEFAULTS.rest_share,
+        low=0.0,
+        high=0.5,
+    ),
 }
 """Settings that a space may search. Epochs are not among them: trials are compared at equal cost."""
 
 _OF_LABELS = ("label_smoothing", "distillation", "temperature")
 """Settings that only the loss of labels reads, hard ones or a teacher's."""
+
+_OF_CHAINS = frozenset({"rest_share"})
+"""Settings that have no effect on a method alone."""
 
 
 class Suggest(Protocol):
@@ -206,8 +216,10 @@ class Space(Record):
 
     def settings_of(self, steps: Sequence[Step], methods: Mapping[str, Method]) -> list[str]:
         """The searched training settings that have an effect on a recipe with these steps."""
-        replaced = methods[steps[-1].method].replaced_settings(steps[-1].knobs)
-        return [key for key in TRAINING if key in self.training and key not in replaced]
+        idle = methods[steps[-1].method].replaced_settings(steps[-1].knobs)
+        if len(steps) == 1:
+            idle |= _OF_CHAINS
+        return [key for key in TRAINING if key in self.training and key not in idle]
 
     def _sample_knobs(self, suggest: Suggest, method: Method, shape: ViTShape, depth: int, *, is_last: bool) -> Knobs:
         knobs: Knobs = {}

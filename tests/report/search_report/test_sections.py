@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.html_page import Page, plain, rows_of, section
-from helpers.sample_search import DENSE, make_job, make_results
+from helpers.sample_search import DENSE, make_job, make_recipe, make_results
 from helpers.searched_folder import SHARED, TIMING, SearchedFolder
 
 from autoslim.config import JobSpec, parse_yaml
@@ -29,6 +29,7 @@ from autoslim.report.search_report import read_content, render_report
 from autoslim.report.search_report.accuracy import telling
 from autoslim.report.search_report.content import SearchContent
 from autoslim.report.search_report.front import limited
+from autoslim.report.search_report.methods import draw_methods
 from autoslim.report.search_report.progress import hypervolume_steps
 from autoslim.report.search_report.repeat import request_of
 
@@ -89,6 +90,19 @@ def test_every_method_is_compared_within_each_budget(report: str, content: Searc
     assert sum(int(dict(zip(head, row, strict=True))["On the front"]) for row in rows) == len(front)
     assert section(report, "methods").count("<strong>") >= 3
     assert f"On {content.validation_images} validation images" in section(report, "methods")
+
+
+def test_a_chain_on_the_front_has_a_row_behind_the_methods_alone(content: SearchContent):
+    number = content.view.front[0].number
+    chain = make_recipe(number, "width+merge")
+    trials = tuple(
+        trial.replace(result=trial.result.replace(recipe=chain)) if trial.result.number == number else trial
+        for trial in content.trials
+    )
+    markup = draw_methods(dataclasses.replace(content, trials=trials))
+    head, *_, last = rows_of(markup, "Validation top-1 of the best complete trial")
+    found = dict(zip(head, last, strict=True))
+    assert (found["Method"], found["Trials"], found["On the front"]) == ("width+merge", "1", "1")
 
 
 def test_trials_and_the_dense_model_have_their_intervals_where_the_images_are_known(content: SearchContent):

@@ -98,6 +98,15 @@ def test_what_a_method_replaces_is_not_drawn_for_it() -> None:
     assert set(first.sample(Uniform("a"), METHODS, shape).training) == {"distillation"}
 
 
+def test_a_rest_is_drawn_for_chains_alone() -> None:
+    text = "methods: {width: , merge: }\nchains: [width, [width, merge]]\ntraining: {rest_share: [0.0, 0.1]}"
+    space, shape = parse_space(text, source="s.yaml"), make_dense("deit", depth=6).shape
+    draws = [space.sample(Uniform(str(number)), METHODS, shape, units=["width+merge"]) for number in range(10)]
+    assert {draw.training["rest_share"] for draw in draws} == {0.0, 0.1}
+    assert all(space.contains(draw, shape) for draw in draws)
+    assert space.sample(Uniform("0"), METHODS, shape, units=["width"]).training == {}
+
+
 def test_a_setting_that_has_no_effect_teaches_nothing() -> None:
     """Two SiT recipes that differ by it alone are one point for every sampler."""
     space, shape = load_space("default"), make_dense("deit", depth=6).shape
