@@ -51,9 +51,9 @@ from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.unit_removal.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.unit_removal.ranking import nested
+from autoslim.methods.vit_slim.knobs import L1_WEIGHTS
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
-from autoslim.methods.vit_slim.method import L1_WEIGHTS
 from autoslim.models import read_shape
 
 METHOD = METHODS["vit_slim"]
