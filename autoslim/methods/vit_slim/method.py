@@ -1,9 +1,9 @@
 """ViT-Slim (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention, MLP and patches, then physical removal.
 
-Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the masks
-(`mask_search`) at a constant learning rate, for a seventh of the epochs. Attention, MLP and patches are then ranked by signed value, each
-on its own across all layers, the lowest go, and the searched weights are fine-tuned. One search serves every budget, so it is shared
-work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
+Eq. 1: loss = cross entropy + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the
+masks (`mask_search`) at a constant learning rate, for a seventh of the epochs. Attention, MLP and patches are then ranked by signed
+value, each on its own across all layers, the lowest go, and the searched weights are fine-tuned. One search serves every budget, so it
+is shared work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
 
 Ours, and different from the paper and its code:
 
@@ -13,9 +13,9 @@ Ours, and different from the paper and its code:
 - Prefix tokens have no mask, and masks no weight decay.
 
 Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
-faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the dense model's weights (`start: dense`), or the
-searched ones with the masks' values folded in; a least-squares refit of what reads removed units (`unit_removal`). `width` ranks without
-a search.
+faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the recipe's loss in the search, with the teacher's
+soft labels (`loss: recipe`); the dense model's weights (`start: dense`), or the searched ones with the masks' values folded in; a
+least-squares refit of what reads removed units (`unit_removal`). `width` ranks without a search.
 
 For widths, the masked form and the pruned form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
 zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
@@ -114,9 +114,13 @@ class ViTSlim(Method):
         return aimed.with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """What the search depends on: its l1 preset, length and rate, and whether patches have masks."""
+        """What the search depends on: its l1 preset, length, rate and loss, and whether patches have masks."""
         known = {**EARLIER, **knobs}
-        return {**{name: known[name] for name in ("l1", "search_share", "mask_lr")}, "patches": known["patches"] != "stay"}
+        settings = {name: known[name] for name in ("l1", "search_share", "mask_lr")}
+        if known["loss"] != EARLIER["loss"]:
+            # Left out where it is what it always was: a job that an earlier version began then finds its masks again.
+            settings["loss"] = known["loss"]
+        return {**settings, "patches": known["patches"] != "stay"}
 
     def shared_share(self, settings: Knobs) -> float:
         return float(settings["search_share"])
@@ -152,11 +156,12 @@ class ViTSlim(Method):
         return student.requires_grad_(False)
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Eq. 1 of the paper; the mask search minimises it."""
+        """Eq. 1 of the paper; the mask search minimises it. `knobs` are its `shared_settings`, or a recipe's."""
         # Sums over all masks of the model, not means, as in Eq. 1: w1 to w3 refer to them.
         norms = l1_norms(blocks_of(batch.student))
         weights = dict(zip(("attention", "mlp", "patches"), L1_WEIGHTS[knobs["l1"]], strict=True))
-        loss = batch.task_loss + torch.stack([weights[part] * norm for part, norm in norms.items()]).sum()
+        task = batch.task_loss if knobs.get("loss", EARLIER["loss"]) == "recipe" else batch.label_loss
+        loss = task + torch.stack([weights[part] * norm for part, norm in norms.items()]).sum()
         return {"loss": loss, **{f"l1_{part}": norm for part, norm in norms.items()}}
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
