@@ -25,7 +25,15 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     ),
     "life_regression_ours": (
         "life_regression",
-        {"start": "impact", "last_reading": True, "dead": "merge", "loss": "recipe", "tune": "all", "train_share": 0.2},
+        {
+            "start": "impact",
+            "last_reading": True,
+            "dead": "merge",
+            "loss": "recipe",
+            "lr_decay": "cosine",
+            "tune": "all",
+            "train_share": 0.2,
+        },
     ),
     # One option each, for what it is worth by itself.
     "life_regression_impact": ("life_regression", {"start": "impact"}),
