@@ -21,13 +21,22 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     "merge_learned_criteria": ("merge", {"embedding": "learned", "criteria": "several"}),
     "merge_consistency": ("merge", {"consistency": 3.0}),
     "merge_mctf": ("merge", {"criteria": "several", "consistency": 3.0}),
+    # The former defaults; their search has the recipe's loss, that of the row `vit_slim` the labels' alone.
     "vit_slim_refit": (
         "vit_slim",
-        {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "start": "dense", "rule": "fall", "refit": True},
+        {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "loss": "recipe", "start": "dense", "rule": "fall", "refit": True},
     ),
     "life_regression_ours": (
         "life_regression",
-        {"start": "impact", "last_reading": True, "dead": "merge", "loss": "recipe", "tune": "all", "train_share": 0.2},
+        {
+            "start": "impact",
+            "last_reading": True,
+            "dead": "merge",
+            "loss": "recipe",
+            "lr_decay": "cosine",
+            "tune": "all",
+            "train_share": 0.2,
+        },
     ),
     # One option each, for what it is worth by itself.
     "life_regression_impact": ("life_regression", {"start": "impact"}),

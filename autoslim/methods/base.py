@@ -96,6 +96,7 @@ class Method(abc.ABC):
     `learning_rates`      none         multiples of the recipe's learning rate in the train phase, by parameter-name suffix
     `finetune_rate`       1            multiple of the recipe's learning rate in the fine-tune phase
     `finetune_rates`      none         multiples of that rate, by parameter-name suffix
+    `lr_decay`            `cosine`     how the learning rate falls in the train and the fine-tune phase: `cosine` or `linear`
     `finetune_loss`       the task's   the fine-tune phase's loss, and further values to plot
     `companion`           none         the untrained companion of `prune`, with which an interrupted fine-tuning resumes
     `replaced_settings`   none         settings of the recipe's training that have no effect, because the method has its own
@@ -221,6 +222,13 @@ class Method(abc.ABC):
     def finetune_rates(self, model: nn.Module, knobs: Knobs) -> dict[str, float]:
         """Multiples of the fine-tune phase's learning rate, by suffix of the parameter's name."""
         return {}
+
+    def lr_decay(self, knobs: Knobs) -> str:
+        """How the learning rate falls after its peak in the train and the fine-tune phase: along half a `cosine`, or `linear`.
+
+        Of several steps, the last one's method decides on the fine-tuning.
+        """
+        return "cosine"
 
     def companion(self, shape: ViTShape, plan: Plan, knobs: Knobs) -> nn.Module | None:
         """What `prune` returns as the companion, without trained weights; `plan` is the finished plan."""

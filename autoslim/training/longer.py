@@ -112,6 +112,7 @@ def _trainer(model: nn.Module, context: TrialContext, config: SlimConfig, *, epo
         first_epoch=_FIRST_EPOCH,
         rate=method.finetune_rate(last.knobs),
         learning_rates=method.finetune_rates(model, last.knobs),
+        lr_decay=method.lr_decay(last.knobs),
     )
     # The companion of a trial's fine-tuning is no part of the finished model: without it the task's own loss is left.
     accompanied = method.companion(config.shape, config.plan, last.knobs) is not None

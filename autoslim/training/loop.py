@@ -206,7 +206,8 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         schedule = self.schedule
-        factor = 1.0 if schedule.constant_rate else learning_rate_factor(self.step, schedule.steps, self.training.warmup)
+        falling = learning_rate_factor(self.step, schedule.steps, self.training.warmup, schedule.lr_decay)
+        factor = 1.0 if schedule.constant_rate else falling
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 

@@ -24,6 +24,7 @@ class PhaseSchedule:
         rate: Factor on the training's peak learning rate.
         learning_rates: Further factors of single parameters, by the suffix of their name.
         constant_rate: Whether the learning rate stays at its peak, without warm-up and decay.
+        lr_decay: How the learning rate falls behind its peak otherwise: along half a `cosine`, or `linear`.
         average: Whether a moving average of the weights is kept, if the training has one.
     """
 
@@ -34,13 +35,20 @@ class PhaseSchedule:
     rate: float = 1.0
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     constant_rate: bool = False
+    lr_decay: str = "cosine"
     average: bool = True
 
 
-def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 % (SGDR without restarts; Loshchilov, 2017)."""
+def learning_rate_factor(step: int, steps: int, warmup: float, decay: str = "cosine") -> float:
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 % (SGDR without restarts; Loshchilov, 2017).
+
+    Where `decay` is `linear`, the rate falls in a line instead, which would reach 0 behind the last step.
+    """
+    assert decay in ("cosine", "linear"), decay
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(1, steps - rising)
+    if decay == "linear":
+        return 1 - done
     return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))

@@ -165,6 +165,7 @@ class _Trial:
                 steps=steps,
                 first_epoch=_PHASE_EPOCHS * (position + 1),
                 learning_rates=method.learning_rates(student, step.knobs),
+                lr_decay=method.lr_decay(step.knobs),
                 average=False,
             )
             trainer = self._trainer(student, schedule, functools.partial(method.loss, step.knobs))
@@ -230,6 +231,7 @@ class _Trial:
             steps=steps,
             rate=method.finetune_rate(last.knobs),
             learning_rates=method.finetune_rates(self.model, last.knobs),
+            lr_decay=method.lr_decay(last.knobs),
         )
         trainer = self._trainer(self.model, schedule, functools.partial(method.finetune_loss, last.knobs))
         for report in self._train(trainer, len(self.recipe.steps), saved):

@@ -70,6 +70,14 @@ def test_the_learning_rate_rises_linearly_and_falls_as_half_a_cosine(step: int, 
     assert learning_rate_factor(step, steps, warmup) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("step", "steps", "warmup", "expected"),
+    [(0, 100, 0.1, 0.1), (10, 100, 0.1, 1.0), (55, 100, 0.1, 0.5), (99, 100, 0.1, 1 / 90), (0, 1, 0.1, 1.0), (1, 2, 0.0, 1.0)],
+)
+def test_the_learning_rate_falls_in_a_line_where_that_is_asked_for(step: int, steps: int, warmup: float, expected: float):
+    assert learning_rate_factor(step, steps, warmup, "linear") == pytest.approx(expected)
+
+
 def test_every_step_is_taken_at_its_learning_rate(make_trainer: MakeTrainer, context: TrialContext):
     seen: list[float] = []
     student = context.student()

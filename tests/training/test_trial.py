@@ -246,7 +246,13 @@ def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "knobs", "rate"), [("sit", {"recalibrate": "first", "tune_lr": 0.2}, 0.2), ("sit", {}, 1.0), ("vit_slim", {}, 1.0)]
+    ("method", "knobs", "rate"),
+    [
+        ("sit", {"recalibrate": "first", "tune_lr": 0.2}, 0.2),
+        ("sit", {}, 1.0),
+        ("vit_slim", {}, 1.0),
+        ("life_regression", {}, 1.0),
+    ],
 )
 def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
     method: str, knobs: dict, rate: float, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path, monkeypatch
@@ -262,6 +268,7 @@ def test_the_tuning_goes_on_at_the_rate_that_its_method_asks_for(
     drain(run_trial(make_recipe(method, share=0.6, knobs=knobs), context, tmp_path))
     assert [schedule.rate for schedule in schedules if schedule.phase == Phase.FINETUNE] == [rate]
     assert all(schedule.rate == 1.0 for schedule in schedules if schedule.phase != Phase.FINETUNE)
+    assert {schedule.lr_decay for schedule in schedules} == {"linear" if method == "life_regression" else "cosine"}
 
 
 @pytest.mark.slow

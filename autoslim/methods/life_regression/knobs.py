@@ -15,7 +15,7 @@ MAX_DROPS = 4
 _LAYERS = (4, 7, 10, 11)
 """The code's three drop layers in a model of 12 blocks, and one more; in other models at the same shares of the depth."""
 
-EARLIER: Knobs = {"start": "attention", "loss": "recipe"}
+EARLIER: Knobs = {"start": "attention", "loss": "recipe", "lr_decay": "cosine"}
 """What recipes do that are older than these knobs."""
 
 LONGEST = 0.98
@@ -109,6 +109,12 @@ RANGES: Ranges = {
         help="what both phases minimise: the labels' loss (paper), or the recipe's with the teacher's soft labels",
         default="labels",
         choices=("labels", "recipe"),
+    ),
+    "lr_decay": Knob(
+        kind="choice",
+        help="how the learning rate falls in both phases: in a line (paper's code), or along half a cosine as in other methods",
+        default="linear",
+        choices=("linear", "cosine"),
     ),
     "train_share": Knob(kind="float", help="share of the epochs spent on the regressor alone", default=0.5, low=0.02, high=0.6),
     "regressor_lr": Knob(

@@ -2,21 +2,22 @@
 
 The defaults are the paper's method, where its text leaves something open that of its public code: W starts uniform; lives end softly at
 every block from the first drop on; the regressor is trained alone, then stays frozen while the blocks from the first drop on are tuned,
-for as many epochs; both phases minimise the cross entropy of the labels, smoothed; three drops at equal distances.
+for as many epochs; both phases minimise the cross entropy of the labels, smoothed, at a learning rate that falls in a line; three drops at
+equal distances.
 
 Different from it, in the defaults too:
 
 - Counts come from life thresholds and the default layers from the budget, so that any budget can be met; the code has three keep rates.
 - The class token's key weight is always 1 in the soft stage; the code lets it fall to 0.73 in the last block, which inference never sees.
 - W c is computed once per image instead of once per patch: the same logits for D^2 instead of P D^2 multiply-accumulates.
-- Weight decay, schedule and epochs are the trial's.
+- Learning rate, warm-up, weight decay and epochs are the trial's.
 
 Ours, as other values of knobs: `ends` `drops`, soft ends where the pruned form's are; `start` `attention`, W from the class token's own
 attention, or `impact`, from Patch Slimming's scores (`impact_start`); `anneal`, soft ends that become sharp; `diversity`, lives that
 know of each other (`regressor`); `noise` on the lives while they are trained (`layers.gumbel_noise`); `gradual`, counts that fall while
-the blocks are tuned (`layers.gradual`); `loss` `recipe`, with the teacher's soft labels; `tune` `all` blocks; `last_reading`, patches
-that a drop removes are still read by its block (`layers.rectangular_block`); `dead` `merge`, they join the most similar of those that
-stay (`layers.merging`).
+the blocks are tuned (`layers.gradual`); `loss` `recipe`, with the teacher's soft labels; `lr_decay` `cosine`, as in other methods; `tune`
+`all` blocks; `last_reading`, patches that a drop removes are still read by its block (`layers.rectangular_block`); `dead` `merge`, they
+join the most similar of those that stay (`layers.merging`).
 
 Two modes. *Fixed*, the paper's own: every image keeps as many patches as the schedule says. *Threshold*: a patch stays while its life
 is longer than the index of the block that it enters, as the code does when it evaluates its weights at 1/2. Ours is that such patches
@@ -223,6 +224,9 @@ class LifeRegression(Method):
     def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
         prune_gradually(batch.student, knobs, batch.progress)
         return _loss(knobs, batch)
+
+    def lr_decay(self, knobs: Knobs) -> str:
+        return str(knobs.get("lr_decay", EARLIER["lr_decay"]))
 
     def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
         """The recipe's distillation, where the labels' loss alone is minimised."""

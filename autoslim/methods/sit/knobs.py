@@ -46,6 +46,12 @@ RANGES: Ranges = {
         default="one",
         choices=("one", "patches"),
     ),
+    "start": Knob(
+        kind="choice",
+        help="what slimming and reverse modules start from: a fit to images, or random weights (the paper's code)",
+        default="fitted",
+        choices=("fitted", "random"),
+    ),
     "sharpness": Knob(
         kind="float",
         help="how sharply a slimming module first tells patches apart, per variance of their features",

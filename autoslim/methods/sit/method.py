@@ -12,7 +12,8 @@ finished model.
 
 Ours, and different from the paper and its code:
 
-- The initialisation of the modules (`token_slimming`). The paper's are random, and train for 125 epochs.
+- The initialisation of the modules (`token_slimming`), of which the paper says nothing. Those of its code are random, and train for 125
+  epochs: `start: random`.
 - Counts are free per stage, so that any budget can be met; they start from the code's halves. One token more than the last stage's may be
   kept for some blocks, to fill a budget.
 - A block's squared error is divided by the variance of the teacher's patches there, so that the paper's weight means the same for
@@ -55,6 +56,7 @@ from autoslim.methods.sit.token_slimming import (
     TOKEN_SLIMMING,
     ReverseTokenSlimming,
     TokenSlimming,
+    init_random,
     init_reverse,
     init_slimming,
 )
@@ -67,7 +69,7 @@ _WEIGHED_BY = {"temperature": "logit_weight", "reverse_lr": "token_weight", "tok
 _RECALIBRATED_FIRST = ("train_share", "tune_lr")
 """Knobs of the option to fine-tune without reverse modules."""
 
-_EARLIER: Knobs = {"slots": "learned", "sizes": "one", "recalibrate": "first", "token_error": "plain"}  # nosec B105 - tokens of an image
+_EARLIER: Knobs = {"slots": "learned", "sizes": "one", "start": "fitted", "recalibrate": "first", "token_error": "plain"}  # nosec B105 - tokens of an image
 """What recipes do that are older than these knobs."""
 
 _CALIBRATION = 64
@@ -93,6 +95,11 @@ class SiT(Method):
             return bool(chosen[_WEIGHED_BY[knob]] > 0)
         if knob in _RECALIBRATED_FIRST:
             return not _accompanies(chosen)
+        if knob == "start":
+            # What the image seeds has a start of its own.
+            return bool(chosen["slots"] == "learned")
+        if knob == "sharpness":
+            return bool(chosen["slots"] == "image" or chosen["start"] == "fitted")
         number = knob.rpartition("_")[2]
         return not number.isdigit() or int(number) <= chosen["stages"]
 
@@ -156,9 +163,15 @@ class SiT(Method):
             yield from ({**knobs, "spare_until": block} for block in range(2, shape.depth) if may_spare(shape, knobs, block))
 
     def attach(self, model: nn.Module, context: StepContext, images_B3HW: Tensor) -> nn.Module:
-        """Initialises the modules front to back, each on the tokens that the modules before it make of `images_B3HW`."""
+        """Initialises the modules: front to back, each on the tokens that the modules before it make of `images_B3HW`, or at random."""
         shape, knobs = context.shape, context.knobs
         model.requires_grad_(True)
+        if knobs.get("start", _EARLIER["start"]) == "random":
+            student = self._slimmed(model, shape, knobs)
+            reverse = self._reverse(shape, context.plan, knobs).to(images_B3HW)
+            for part in (*pre_blocks_of(student).values(), *reverse.values()):
+                init_random(part)
+            return install_recalibrated(student, shape, knobs, reverse).train(model.training)
         training = model.training
         model.eval()
         x_B3HW = images_B3HW[:_CALIBRATION]

@@ -1,9 +1,9 @@
 """SiT's two modules (arXiv 2111.12624): token slimming, which mixes P patches into K, and its reverse, which only training needs.
 
-Ours, where paper and code say nothing: the initialisation. A slimming module starts as the average of similar patches, the reverse one
-as the linear map that restores the teacher's patches best. Both are fitted on a few images, so that the model is close to the dense one
-before anything is trained. Ours, too: the slimming module's second layer has no bias. The code's has one, but the softmax over the
-patches cancels it.
+Ours, where the paper says nothing: the initialisation. A slimming module starts as the average of similar patches, the reverse one as the
+linear map that restores the teacher's patches best. Both are fitted on a few images, so that the model is close to the dense one before
+anything is trained. `init_random` is the start in the code, which has none of its own for the modules. Ours, too: the slimming module's
+second layer has no bias. The code's has one, but the softmax over the patches cancels it.
 
 Shapes: B batch, N tokens (prefix included), P patches that enter, K patches that are made of them, D width, H hidden units, S samples
 (patches of all images), T targets.
@@ -175,6 +175,16 @@ def init_reverse(module: ReverseTokenSlimming, x_BKD: Tensor, target_BPD: Tensor
         fc1.weight[rows] = sign * identity_KK
         fc2.weight[:, rows] = sign * weight_PK
     fc2.bias.copy_(bias_P)
+
+
+@torch.no_grad()
+def init_random(module: nn.Module) -> None:
+    """Small random weights and no biases, as the code initialises every layer; drawn from torch's generator for the CPU."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.copy_(nn.init.trunc_normal_(torch.empty(layer.weight.shape), std=_SMALL))
+            if layer.bias is not None:
+                layer.bias.zero_()
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -1,9 +1,9 @@
 """ViT-Slim (CVPR 2022, arXiv 2201.00814): l1-trained masks over attention, MLP and patches, then physical removal.
 
-Eq. 1: loss = task + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the masks
-(`mask_search`) at a constant learning rate, for a seventh of the epochs. Attention, MLP and patches are then ranked by signed value, each
-on its own across all layers, the lowest go, and the searched weights are fine-tuned. One search serves every budget, so it is shared
-work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
+Eq. 1: loss = cross entropy + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the
+masks (`mask_search`) at a constant learning rate, for a seventh of the epochs. Attention, MLP and patches are then ranked by signed
+value, each on its own across all layers, the lowest go, and the searched weights are fine-tuned. One search serves every budget, so it
+is shared work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
 
 Ours, and different from the paper and its code:
 
@@ -13,9 +13,9 @@ Ours, and different from the paper and its code:
 - Prefix tokens have no mask, and masks no weight decay.
 
 Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
-faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the dense model's weights (`start: dense`), or the
-searched ones with the masks' values folded in; a least-squares refit of what reads removed units (`unit_removal`). `width` ranks without
-a search.
+faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the recipe's loss in the search, with the teacher's
+soft labels (`loss: recipe`); the dense model's weights (`start: dense`), or the searched ones with the masks' values folded in; a
+least-squares refit of what reads removed units (`unit_removal`). `width` ranks without a search.
 
 For widths, the masked form and the pruned form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
 zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
@@ -39,7 +39,7 @@ from autoslim.core.result import EpochReport
 from autoslim.core.shape import BlockShape, ViTShape
 from autoslim.cost.flops import predict
 from autoslim.methods.base import Method, SlimmedModel, StepContext
-from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.knob import Ranges
 from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.sublayer import check_parts, check_tokens, check_widths
 from autoslim.methods.layers.token_selector import FixedTokens
@@ -47,26 +47,15 @@ from autoslim.methods.layers.token_trunk import Trunk, blocks_of
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import Layer, prune_to_budget
-from autoslim.methods.unit_removal.kept_share import NARROWEST, KeptShare, canonical_share
+from autoslim.methods.unit_removal.kept_share import KeptShare, canonical_share
 from autoslim.methods.unit_removal.least_squares import measure_readers
-from autoslim.methods.unit_removal.ranking import NESTINGS, WHOLES, head_multiple
-from autoslim.methods.vit_slim.mask_ranking import RULES, RankingOptions, rank_removals
+from autoslim.methods.unit_removal.ranking import head_multiple
+from autoslim.methods.vit_slim.knobs import EARLIER, L1_WEIGHTS, RANGES
+from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, l1_norms, masks_of, ungate_patches, unmasked
-
-L1_WEIGHTS = {"even": (2e-4, 2e-4, 3e-3), "light": (5e-5, 5e-5, 1e-3), "paper": (2e-4, 5e-5, 1e-4)}
-"""w1 (attention), w2 (MLP) and w3 (patches). `paper` is the paper's optimum for DeiT-S over 50 epochs (its Tables 3 and 5). The others are
-ours, for short searches and a ranking across the parts."""
-
-SEARCH_SHARE = 0.143
-"""Share of a trial's epochs that the mask search takes, as in the paper: it searches for 50 epochs and retrains for 300."""
 
 SEARCH_DECAY = 1e-3
 """Weight decay of the mask search, as in the released code; the fine-tuning has the recipe's."""
-
-_EARLIER: Knobs = {"search_share": 0.1, "mask_lr": 100.0}
-"""What recipes do that are older than these knobs."""
-
-STARTS = ("folded", "searched", "dense")
 
 
 class ViTSlim(Method):
@@ -74,49 +63,7 @@ class ViTSlim(Method):
 
     name = "vit_slim"
     paper = "https://arxiv.org/abs/2201.00814"
-    ranges: ClassVar[Ranges] = {
-        "keep": Knob(kind="float", help="share of all parts kept", default=0.7, low=NARROWEST, high=1.0, cost_sign=1),
-        "l1": Knob(kind="choice", help="l1 weights of the masks: one search each", default="paper", choices=tuple(L1_WEIGHTS)),
-        "search_share": Knob(
-            kind="float", help="share of the epochs that the mask search takes", default=SEARCH_SHARE, low=0.02, high=0.5
-        ),
-        "mask_lr": Knob(
-            kind="float", help="learning rate of the masks over the recipe's", default=1.0, low=1.0, high=200.0, log=True
-        ),
-        "start": Knob(
-            kind="choice",
-            help="searched weights with the masks folded in, without them (the paper), or the dense weights",
-            default="searched",
-            choices=STARTS,
-        ),
-        "refit": Knob(
-            kind="choice", help="refit what reads the units that are left, by least squares", default=False, choices=(False, True)
-        ),
-        "rule": Knob(
-            kind="choice", help="one ranking by the masks' falls, or the paper's three by value", default="value", choices=RULES
-        ),
-        "cost_power": Knob(kind="float", help="worth is compared over cost to this power", default=0.5, low=0.0, high=1.0),
-        "width_multiple": Knob(kind="choice", help="widths are multiples of this", default=1, choices=(1, 8, 16)),
-        "whole": Knob(kind="choice", help="what may go whole", default="none", choices=WHOLES),
-        "patches": Knob(
-            kind="choice",
-            help="patches stay, or go: from a layer down (the paper), or where no deeper layer needs them (its code)",
-            default="stay",
-            choices=("stay", *NESTINGS),
-        ),
-        # The paper prunes attention or MLPs alone, too: then the other part gives nothing.
-        "attention_give": Knob(
-            kind="float", help="share of attention that may go", default=1.0, low=0.5, high=1.0, allowed=(0.0, 1.0)
-        ),
-        "mlp_give": Knob(kind="float", help="share of the MLPs that may go", default=1.0, low=0.5, high=1.0, allowed=(0.0, 1.0)),
-        "patch_share": Knob(
-            kind="float",
-            help="share of the reduction that patches bear at least; under the rule `value` what they give beside the others",
-            default=0.2,
-            low=0.0,
-            high=0.6,
-        ),
-    }
+    ranges: ClassVar[Ranges] = RANGES
 
     before_others: ClassVar[Knobs] = {"patches": "stay"}
 
@@ -138,7 +85,7 @@ class ViTSlim(Method):
         """
         if {"l1", "start", "refit", "rule", "whole", "mlp_give"} <= knobs.keys():
             # Complete knobs: what is missing then is younger than the recipe.
-            knobs = {**_EARLIER, **knobs}
+            knobs = {**EARLIER, **knobs}
         full = super().repair(shape, knobs)
         if full["patches"] != "stay":
             check_tokens(f"vit_slim with patches {full['patches']!r}", shape)
@@ -167,9 +114,13 @@ class ViTSlim(Method):
         return aimed.with_tokens((shape.prefix_tokens + patches,) * shape.depth)
 
     def shared_settings(self, shape: ViTShape, knobs: Knobs) -> Knobs:
-        """What the search depends on: its l1 preset, length and rate, and whether patches have masks."""
-        known = {**_EARLIER, **knobs}
-        return {**{name: known[name] for name in ("l1", "search_share", "mask_lr")}, "patches": known["patches"] != "stay"}
+        """What the search depends on: its l1 preset, length, rate and loss, and whether patches have masks."""
+        known = {**EARLIER, **knobs}
+        settings = {name: known[name] for name in ("l1", "search_share", "mask_lr")}
+        if known["loss"] != EARLIER["loss"]:
+            # Left out where it is what it always was: a job that an earlier version began then finds its masks again.
+            settings["loss"] = known["loss"]
+        return {**settings, "patches": known["patches"] != "stay"}
 
     def shared_share(self, settings: Knobs) -> float:
         return float(settings["search_share"])
@@ -205,11 +156,12 @@ class ViTSlim(Method):
         return student.requires_grad_(False)
 
     def loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
-        """Eq. 1 of the paper; the mask search minimises it."""
+        """Eq. 1 of the paper; the mask search minimises it. `knobs` are its `shared_settings`, or a recipe's."""
         # Sums over all masks of the model, not means, as in Eq. 1: w1 to w3 refer to them.
         norms = l1_norms(blocks_of(batch.student))
         weights = dict(zip(("attention", "mlp", "patches"), L1_WEIGHTS[knobs["l1"]], strict=True))
-        loss = batch.task_loss + torch.stack([weights[part] * norm for part, norm in norms.items()]).sum()
+        task = batch.task_loss if knobs.get("loss", EARLIER["loss"]) == "recipe" else batch.label_loss
+        loss = task + torch.stack([weights[part] * norm for part, norm in norms.items()]).sum()
         return {"loss": loss, **{f"l1_{part}": norm for part, norm in norms.items()}}
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:

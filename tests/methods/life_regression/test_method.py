@@ -67,6 +67,7 @@ EARLIER: Knobs = {
     "ends": "drops",
     "temperature": 4.0,
     "loss": "recipe",
+    "lr_decay": "cosine",
     "train_share": 0.2,
     "regressor_lr": 20.0,
     "tune": "all",
@@ -210,7 +211,7 @@ def test_the_defaults_are_the_papers_method():
     assert (knobs["loss"], knobs["tune"]) == ("labels", "blocks")
     # As many epochs for the regressor as for the blocks, at 1e-3 and 1e-5.
     assert (METHOD.train_share(knobs), METHOD.finetune_rate(knobs)) == (0.5, 1.0)
-    assert knobs["regressor_lr"] == 100
+    assert (knobs["regressor_lr"], METHOD.lr_decay(knobs)) == (100, "linear")
     ends = attach("life_regression", dense, knobs).blocks.ends
     assert [ends.of(block, torch.zeros(1, 64)) for block in range(ends.first, 6)] == list(range(ends.first, 6))
 
@@ -247,13 +248,14 @@ def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():
     older = {
         name: value
         for name, value in knobs.items()
-        if name not in ("start", "loss", "dead", "last_reading", "diversity", "anneal", "noise", "gradual")
+        if name not in ("start", "loss", "lr_decay", "dead", "last_reading", "diversity", "anneal", "noise", "gradual")
     }
     assert METHOD.repair(dense.shape, older) == knobs
     now, then = (attach("life_regression", dense, own) for own in (knobs, older))
     assert torch.equal(now.blocks.regressor.weight, then.blocks.regressor.weight)
     batch = batch_of(then, copy.deepcopy(dense.module), dense.shape, distillation=0.5)
     assert METHOD.loss(older, batch)["loss"] == batch.task_loss
+    assert METHOD.lr_decay(older) == METHOD.lr_decay(knobs) == "cosine"
 
 
 def test_lives_may_end_before_any_block():

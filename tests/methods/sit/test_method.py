@@ -193,6 +193,36 @@ def test_reverse_slimming_starts_by_restoring_what_mixing_can():
     assert error < 0.1 * target_BPD.var()
 
 
+def test_modules_may_start_from_random_weights_as_in_the_code():
+    dense = make_dense("vit")
+    knobs = METHOD.repair(dense.shape, {"start": "random"})
+    assert "sharpness" not in knobs
+    starts = []
+    for seed, shown in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(seed)
+        student = METHOD.attach(copy.deepcopy(dense.module), context_of(dense.shape, knobs), images(seed=shown))
+        slimming = [step for step in pre_blocks_of(student).values() if isinstance(step, TokenSlimming)]
+        modules = [*slimming, *student.blocks.reverse.values()]
+        assert len(modules) > 3
+        layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)]
+        assert all(layer.bias is None or not layer.bias.any() for layer in layers)
+        starts.append(torch.cat([layer.weight.detach().flatten() for layer in layers]))
+        assert student.training == dense.module.training
+        # The student is slimmed, and all of it is trained.
+        assert all(parameter.requires_grad for parameter in student.parameters())
+        assert logits(student, images()).isfinite().all()
+    assert starts[0].std().item() == pytest.approx(0.02, rel=0.03)
+    # The seed decides, and no image does.
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_what_the_image_seeds_has_no_random_start():
+    shape = make_dense("vit").shape
+    assert "start" not in METHOD.repair(shape, {"slots": "image", "start": "random"})
+    assert "sharpness" in METHOD.repair(shape, {"slots": "image", "start": "random"})
+
+
 def test_sharpness_is_felt_in_the_first_mixtures():
     x_BPD, _ = groups()
     entropies = []
@@ -399,10 +429,11 @@ def test_the_default_is_the_papers_method():
 
 
 def test_a_recipe_of_an_earlier_version_is_trained_as_it_was():
-    """It does not say how long the recalibration lasts, nor how errors are measured."""
+    """It does not say how long the recalibration lasts, nor how errors are measured, nor what the modules start from."""
     shape = make_dense().shape
     knobs = METHOD.repair(shape, {"recalibrate": "first", "token_weight": 0.1, "train_share": 0.8, "tune_lr": 0.2})
-    old = {name: value for name, value in knobs.items() if name not in ("recalibrate", "token_error")}
+    old = {name: value for name, value in knobs.items() if name not in ("recalibrate", "token_error", "start")}
+    assert METHOD.repair(shape, old) == {**knobs, "token_error": "plain"}
     assert (METHOD.train_share(old), METHOD.finetune_rate(old)) == (0.8, 0.2)
     assert METHOD.companion(shape, Plan.dense(shape), old) is None
     assert METHOD.replaced_settings(old) == frozenset()

@@ -21,6 +21,7 @@ from helpers.tiny import (
     TinySharedTrainer,
     attach,
     attached,
+    batch_of,
     config_of,
     context_of,
     images,
@@ -51,9 +52,9 @@ from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
 from autoslim.methods.unit_removal.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.unit_removal.ranking import nested
+from autoslim.methods.vit_slim.knobs import L1_WEIGHTS
 from autoslim.methods.vit_slim.mask_ranking import RankingOptions, rank_removals
 from autoslim.methods.vit_slim.mask_search import Masks, gate_block, masks_of, unmasked
-from autoslim.methods.vit_slim.method import L1_WEIGHTS
 from autoslim.models import read_shape
 
 METHOD = METHODS["vit_slim"]
@@ -202,14 +203,15 @@ def test_biases_are_cut_where_there_are_any(bias: bool):
 
 @dataclasses.dataclass
 class Graded:
-    """A lesson whose task loss is known."""
+    """A batch whose losses are known."""
 
     student: nn.Module
-    task_loss: torch.Tensor = dataclasses.field(default_factory=lambda: torch.tensor(1.25))
+    label_loss: torch.Tensor = dataclasses.field(default_factory=lambda: torch.tensor(1.25))
+    task_loss: torch.Tensor = dataclasses.field(default_factory=lambda: torch.tensor(2.75))
 
 
 def test_loss_is_equation_one():
-    """Task + w1 |zeta of attention|_1 + w2 |zeta of MLP|_1 + w3 |tanh(zeta) of patches|_1."""
+    """Cross entropy + w1 |zeta of attention|_1 + w2 |zeta of MLP|_1 + w3 |tanh(zeta) of patches|_1."""
     dense = make_dense()
     for name, weights in L1_WEIGHTS.items():
         knobs = METHOD.repair(dense.shape, {"l1": name, "patches": "up"})
@@ -224,6 +226,26 @@ def test_loss_is_equation_one():
         expected = 1.25 + sum(w * norm for w, norm in zip(weights, norms, strict=True))
         assert curves["loss"] == pytest.approx(expected, rel=1e-5)
         assert (curves["l1_attention"], curves["l1_mlp"], curves["l1_patches"]) == pytest.approx(norms, rel=1e-5)
+
+
+def test_the_mask_search_minimises_the_labels_loss_unless_the_recipes_is_asked_for():
+    dense = make_dense("vit")
+    for own, wanted in (({}, "label_loss"), ({"loss": "labels"}, "label_loss"), ({"loss": "recipe"}, "task_loss")):
+        knobs = METHOD.repair(dense.shape, own)
+        student = attach("vit_slim", dense, knobs)
+        batch = batch_of(student, copy.deepcopy(dense.module), dense.shape, distillation=0.5)
+        assert batch.label_loss != batch.task_loss
+        # The search is given its settings, not the recipe's knobs.
+        settings = METHOD.shared_settings(dense.shape, knobs)
+        losses = METHOD.loss(settings, batch)
+        pulled = sum(
+            weight * losses[f"l1_{part}"] for weight, part in zip(L1_WEIGHTS[knobs["l1"]], ("attention", "mlp"), strict=False)
+        )
+        torch.testing.assert_close(losses["loss"] - pulled, getattr(batch, wanted), rtol=1e-5, atol=1e-6)
+        assert METHOD.loss(knobs, batch)["loss"] == losses["loss"]
+        # The fine-tuning is the recipe's in both cases.
+        assert METHOD.finetune_loss(knobs, batch)["loss"] == batch.task_loss
+        assert METHOD.replaced_settings(knobs) == frozenset()
 
 
 # The mask search: shared, and no more than three of them.
@@ -243,7 +265,7 @@ def test_the_papers_weights_are_its_optimum_and_there_are_three_presets():
     assert len(L1_WEIGHTS) == len(METHOD.ranges["l1"].choices) <= 3
 
 
-SEARCHES = ("l1", "search_share", "mask_lr")
+SEARCHES = ("l1", "search_share", "mask_lr", "loss")
 """Knobs of the search itself. The other knobs rank and cut what it has found; only whether patches may go it has to know, too."""
 
 
@@ -252,9 +274,10 @@ def test_a_search_serves_every_budget_and_every_ranking():
     asked = set()
     for _ in range(200):
         ranked = {name: drawn(name, draw) for name in METHOD.ranges if name not in SEARCHES}
-        knobs = METHOD.repair(shape, {**ranked, "l1": draw.choice(list(L1_WEIGHTS)), "search_share": 0.3, "mask_lr": 5.0})
+        searched = {"l1": draw.choice(list(L1_WEIGHTS)), "search_share": 0.3, "mask_lr": 5.0, "loss": "labels"}
+        knobs = METHOD.repair(shape, {**ranked, **searched})
         settings = METHOD.shared_settings(shape, knobs)
-        assert settings == {"l1": knobs["l1"], "search_share": 0.3, "mask_lr": 5.0, "patches": knobs["patches"] != "stay"}
+        assert settings == {**searched, "patches": knobs["patches"] != "stay"}
         asked.add(str(settings))
         assert METHOD.shared_share(settings) == 0.3
         assert METHOD.train_share(knobs) == 0
@@ -264,21 +287,44 @@ def test_a_search_serves_every_budget_and_every_ranking():
 def test_the_default_is_the_papers_method():
     """Its three weights and its ranking of signed values; 50 epochs of search before 300; searched weights, cut as they are."""
     knobs = METHOD.repair(make_dense().shape, {})
-    paper = {"l1": "paper", "rule": "value", "start": "searched", "refit": False, "mask_lr": 1.0, "patches": "stay"}
+    paper = {
+        "l1": "paper",
+        "mask_lr": 1.0,
+        "loss": "labels",
+        "rule": "value",
+        "start": "searched",
+        "refit": False,
+        "patches": "stay",
+    }
     assert {name: knobs[name] for name in paper} == paper
     assert knobs["search_share"] == pytest.approx(50 / 350, abs=5e-4)
     assert METHOD.ranges["search_share"].high >= 0.3
 
 
 def test_a_recipe_of_an_earlier_version_is_searched_as_it_was():
-    """It does not say how long the search was, nor how fast its masks."""
-    shape = make_dense().shape
+    """It does not say how long the search was, nor how fast its masks, nor what it minimised."""
+    dense = make_dense()
+    shape = dense.shape
     knobs = METHOD.repair(shape, {"l1": "even", "start": "dense", "rule": "fall", "refit": True})
-    old = {name: value for name, value in knobs.items() if name not in ("search_share", "mask_lr")}
+    old = {name: value for name, value in knobs.items() if name not in ("search_share", "mask_lr", "loss")}
+    assert METHOD.repair(shape, old) == {**knobs, "search_share": 0.1, "mask_lr": 100.0, "loss": "recipe"}
+    student = attach("vit_slim", dense, knobs)
     for read in (old, METHOD.repair(shape, old)):
         settings = METHOD.shared_settings(shape, read)
+        # The key of the shared result, as it was before there was a knob.
         assert settings == {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "patches": False}
         assert METHOD.shared_share(settings) == 0.1
+        graded = Graded(student=student)
+        assert METHOD.loss(settings, graded)["loss"] == METHOD.loss(read, graded)["loss"] >= graded.task_loss
+
+
+def test_a_recipe_that_is_older_than_the_loss_alone_is_searched_with_the_recipes():
+    shape = make_dense().shape
+    knobs = METHOD.repair(shape, {"search_share": 0.2, "mask_lr": 7.0})
+    old = {name: value for name, value in knobs.items() if name != "loss"}
+    assert METHOD.repair(shape, old) == {**knobs, "loss": "recipe"}
+    assert METHOD.shared_settings(shape, old) == METHOD.shared_settings(shape, {**knobs, "loss": "recipe"})
+    assert METHOD.shared_settings(shape, old) != METHOD.shared_settings(shape, knobs)
 
 
 @pytest.mark.parametrize(("still", "part"), [("mlp_give", "hidden"), ("attention_give", "head_width")])
