@@ -16,6 +16,7 @@ Ours, not the paper's:
   that it serves every budget.
 - A candidate is tuned where that can be enough, that is where E is below `_REACH` epsilon, and at most `_TRIES` times an epsilon.
 - The passes fit into a given share of the epochs.
+- A block that is off by more than epsilon with what it has learned for fewer patches gets its dense weights back where these are closer.
 - With average pooling the last block, which has no next one, is measured by the mean of its patches, untuned.
 
 Shapes: B images, N tokens (prefix included), P patches, K patches that stay, D width, L blocks, E epsilons.
@@ -93,7 +94,8 @@ def ladder(
     """Algorithm 1 for each epsilon; yields a report per epsilon.
 
     `images_B3HW` are the images to measure on, `share` the share of the trial's epochs that the search may take. Returns `epsilons` (E,),
-    `counts`, `errors` and `raw_errors` (E, L), and the tuned blocks' weights in half precision, as `restore_blocks` reads them.
+    `counts`, `errors` and `raw_errors` (E, L), and the weights of the blocks that are not
+    the dense model's, in half precision, as `restore_blocks` reads them.
     """
     shape = shared_trainer.shape
     passes = Passes.within(share, shared_trainer, len(images_B3HW))
@@ -108,7 +110,7 @@ def ladder(
         # A finer epsilon needs at least as many patches, so that the search for it starts from these counts.
         least = [max(count, 1) for count in found.counts]
         rungs.append(found)
-        for block in found.tuned:
+        for block in found.changed:
             weights |= {f"{number - 1}.{block}.{name}": v.half() for name, v in search.blocks[block].state_dict().items()}
         metrics = {"epsilon": epsilon, "blocks tuned": float(len(found.tuned))}
         for block in range(shape.depth):
@@ -137,7 +139,7 @@ def restore_blocks(blocks: list[nn.Module], ladder: Tensors, place: float, count
         if count == patches:
             continue
         own = block.state_dict()
-        # A block that a rung has not tuned is as the rung before has left it.
+        # A block that a rung has not changed is as the rung before has left it.
         for earlier in reversed(range(rung + 1)):
             prefix = f"{earlier}.{number}."
             if f"{prefix}{next(iter(own))}" in ladder:
@@ -147,13 +149,14 @@ def restore_blocks(blocks: list[nn.Module], ladder: Tensors, place: float, count
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpsilonResult:
-    """Counts and errors per block that one epsilon leads to, and the blocks that were tuned; a block whose count is not chosen has the
-    error 0."""
+    """Counts and errors per block that one epsilon leads to, the blocks that were tuned, and those whose weights may have changed; a block
+    whose count is not chosen has the error 0."""
 
     counts: list[int]
     errors: list[float]
     raw_errors: list[float]
     tuned: list[int]
+    changed: list[int]
 
 
 class _Search:
@@ -172,7 +175,8 @@ class _Search:
         shape, chosen = self.shape, chosen_blocks(self.shape)
         descent = Descent(self.dense, self.tokens, shape, paths=self.paths)
         counts, errors, raw = [0] * shape.depth, [0.0] * shape.depth, [0.0] * shape.depth
-        tuned: list[int] = []
+        tuned: set[int] = set()
+        changed: set[int] = set()
         behind = None
         for number in reversed(range(shape.depth)):
             # With pooling `token` nothing reads the last block's patches, so that it has no count to find.
@@ -184,31 +188,52 @@ class _Search:
                     order = order_of(descent.scores(), patches_BPD, descent.inherited, places=self.places)
                 # Candidates: r' patches more at a time, in the order of the scores, until the error is small enough.
                 start = max(least[number], int(descent.inherited.sum()))
-                tries = _TRIES
+                tries, carried = _TRIES, self.blocks[number]
                 # All patches are the last candidate: the dense block's rows are exact then, so that every epsilon is reached.
                 for count in [*range(start, shape.patches, self.step), shape.patches]:
                     mask_P = order.mask(count)
                     if count == shape.patches:
                         self.blocks[number] = self.dense[number]
                     errors[number], raw[number] = self._error(number, mask_P, behind)
+                    if errors[number] > epsilon and behind is not None:
+                        errors[number], raw[number] = self._closer(number, mask_P, behind, (errors[number], raw[number]))
                     if epsilon < errors[number] <= _REACH * epsilon and tries and behind is not None and count < shape.patches:
                         tries -= 1
                         errors[number], raw[number] = self._tune(number, mask_P, behind, (errors[number], raw[number]))
-                        tuned.append(number)
+                        tuned.add(number)
                     if errors[number] <= epsilon:
                         break
                 counts[number] = count
+                # A block that computes all patches is the dense one, and is restored without weights.
+                if number in tuned or (self.blocks[number] is not carried and count < shape.patches):
+                    changed.add(number)
             with torch.no_grad():
                 descent.keep(mask_P)
             behind = mask_P
         return EpsilonResult(
-            counts=with_last_block(shape, counts[:chosen]), errors=errors, raw_errors=raw, tuned=sorted(set(tuned))
+            counts=with_last_block(shape, counts[:chosen]),
+            errors=errors,
+            raw_errors=raw,
+            tuned=sorted(tuned),
+            changed=sorted(changed),
         )
 
     def _error(self, number: int, mask_P: Tensor, behind_P: Tensor | None) -> tuple[float, float]:
         if behind_P is None:
             return self._error_of_mean(mask_P)
         return self._measure(number, self.blocks[number], *self._indices(mask_P, behind_P))
+
+    def _closer(self, number: int, mask_P: Tensor, behind_P: Tensor, own: tuple[float, float]) -> tuple[float, float]:
+        """The errors of the dense block for these patches where they are smaller than the block's `own`; it then gets its weights back."""
+        if self.blocks[number] is self.dense[number]:
+            return own
+        # With more patches the dense block's error falls to 0, and that of a block tuned for few of them does not: without this, a fine
+        # epsilon would be reached with all patches alone.
+        dense = self._measure(number, self.dense[number], *self._indices(mask_P, behind_P))
+        if dense[0] >= own[0]:
+            return own
+        self.blocks[number] = self.dense[number]
+        return dense
 
     def _tune(self, number: int, mask_P: Tensor, behind_P: Tensor, before: tuple[float, float]) -> tuple[float, float]:
         """Fine-tunes the block for these patches and returns its errors; where it has got worse, it is left as it was."""
