@@ -10,8 +10,9 @@ from helpers.tiny import images, make_dense
 from torch import nn
 
 from autoslim.methods.layers.token_trunk import blocks_of
-from autoslim.methods.patch_slimming.block_tuning import Passes, _Search
+from autoslim.methods.patch_slimming.block_tuning import _Search
 from autoslim.methods.patch_slimming.impact import tokens_between_blocks
+from autoslim.methods.patch_slimming.tuning_budget import Passes
 
 MASK_P, BEHIND_P = torch.arange(64) < 20, torch.arange(64) < 10
 
@@ -50,7 +51,7 @@ def test_a_tuned_block_stays_where_the_dense_one_is_no_closer():
 def test_tuning_starts_from_the_closer_of_both_blocks():
     carried = copy.deepcopy(blocks_of(make_dense("vit").module)[1])
     search = search_with(carried)
-    dense = search._measure(1, search.dense[1], *search._indices(MASK_P, BEHIND_P))
+    dense = search._measure(1, search.dense[1], search._indices(MASK_P, BEHIND_P))
     nearer = dense[0] / 2, dense[1] / 2
     assert search._closer(1, MASK_P, BEHIND_P, nearer) == nearer and search.blocks[1] is carried
     farther = dense[0] * 2, dense[1] * 2
