@@ -82,7 +82,8 @@ class SharedTrainer(Protocol):
         """A copy of the dense model."""
 
     def images(self, count: int) -> Iterator[Tensor]:
-        """Batches (B, 3, h, w) of `count` training images without augmentation; the same images at every call."""
+        """Batches (B, 3, h, w) of `count` training images without augmentation, all of them at most; at every call the same, in the same
+        order, so that those of a smaller `count` come first."""
 
     def train(
         self,

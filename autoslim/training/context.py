@@ -167,7 +167,8 @@ class TrialContext:
 
     def plain_images(self, count: int, training: TrainingSettings, *, seed: int) -> Iterator[Tensor]:
         """Batches (B, 3, h, w) of up to `count` training images without augmentation, always the same ones."""
-        plain = training.replace(augmentation="none", flip=False)
+        # Repeats of an image differ by their augmentation alone.
+        plain = training.replace(augmentation="none", flip=False, repeats=1)
         left = count
         batches = self.loader(self.splits.train, plain, seed=seed, train=True).epoch(0, self.device)
         with contextlib.closing(batches):  # type: ignore[type-var]

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -104,13 +104,19 @@ def batch_of_maps(heads: int, tokens: int) -> int:
 
 
 @torch.no_grad()
-def tokens_between_blocks(model: nn.Module, images_B3HW: Tensor) -> list[Tensor]:
-    """The tokens (B, N, D) that enter each block of a dense model, and last those that leave it: depth + 1 of them."""
+def tokens_between_blocks(model: nn.Module, images_B3HW: Tensor, *, places: Sequence[int] | None = None) -> list[Tensor]:
+    """The tokens (B, N, D) that enter each block of a dense model, and last those that leave it: depth + 1 of them.
+
+    With `places`, only those of them are returned.
+    """
     # Attention that is not fused holds its maps, too.
     vit: Any = model
     heads = max(getattr(block.attn, "num_heads", 1) for block in blocks_of(model))
     batch = batch_of_maps(heads, vit.patch_embed.num_patches + vit.num_prefix_tokens)
-    parts = [_trace(model, batch_B3HW) for batch_B3HW in torch.split(images_B3HW, batch)]
+    parts = []
+    for batch_B3HW in torch.split(images_B3HW, batch):
+        tokens = _trace(model, batch_B3HW)
+        parts.append(tokens if places is None else [tokens[place] for place in places])
     return [torch.cat(tokens) for tokens in zip(*parts, strict=True)]
 
 

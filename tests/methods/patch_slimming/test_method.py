@@ -47,7 +47,7 @@ from autoslim.methods.layers.rectangular_block import RectangularBlock, class_qu
 from autoslim.methods.layers.stored_names import stored_state_dict
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
-from autoslim.methods.patch_slimming.block_tuning import EPSILONS, Passes, _Search, restore_blocks
+from autoslim.methods.patch_slimming.block_tuning import _Search, restore_blocks
 from autoslim.methods.patch_slimming.impact import find_masks, tokens_between_blocks
 from autoslim.methods.patch_slimming.method import counts_of_plan, measured_tokens, token_selectors
 from autoslim.methods.patch_slimming.pyramid import (
@@ -59,6 +59,7 @@ from autoslim.methods.patch_slimming.pyramid import (
     pyramid,
     rectangular,
 )
+from autoslim.methods.patch_slimming.tuning_budget import EPSILONS, Passes
 from autoslim.models import read_shape
 
 METHOD = METHODS["patch_slimming"]
