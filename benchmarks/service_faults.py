@@ -98,7 +98,7 @@ def play(case: Case, shared: SharedService) -> dict[str, Any]:
 
 def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
     mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
-    user = User(service.url, mine, spec=LASTING | {"name": f"mine-{CASES.index(case)}"})
+    user = User(service.url, mine, spec=LASTING | case.spec | {"name": f"mine-{CASES.index(case)}"})
     with contextlib.closing(user):
         user.submit()
         if not case.early:

@@ -261,6 +261,12 @@ class JobSpec(BaseModel):
         _END(job=(JobField("max_cost"),)),
         gt=0,
     )
+    stall_minutes: float = setting(
+        "End the process of a trial that makes no step and gives no other sign of life for this many minutes, and run the trial again "
+        "from its checkpoint; 0 never does.",
+        Rules(group=Group.SEARCH, job=(JobField("stall_minutes"),), resumable=True, decides_plan=False),
+        ge=0,
+    )
     reuse: Texts = setting(
         "Earlier search whose models may meet a budget and whose trials inform the sampler: its folder (with a / in it), its id in the "
         "same store, or `all` of that store.",

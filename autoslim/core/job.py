@@ -128,6 +128,11 @@ SPEED_MODES: tuple[SpeedMode, ...] = get_args(SpeedMode)
 """How a model can be run when its speed is measured."""
 
 
+STALL_MINUTES = 60.0
+"""Longer than any work is silent that does not hang. Compiling a large model takes tens of minutes, and so do listing a set of millions of
+images, a file of many gigabytes on its way to a slow store, and a step of the largest model on a CPU. A hang costs this time once."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchJob(Record):
     """A search with every default filled in; what its settings mean is written at their fields in `config.JobSpec` and `config.Placement`.
@@ -138,9 +143,10 @@ class SearchJob(Record):
     `base` trains a dense model that has random weights or other classes, before the search; `adapt` says whether this happens, None: where
     it is needed. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials; `max_hours` (wall time) and `max_cost` (money) are those of the whole
-    search in all of its attempts. `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local
-    Ray, and `resources` of None one GPU with its share of the CPUs, or one CPU where there is no GPU; `threads` of None one for each of
-    these CPUs. `probe` is the source of a labelled data set on which features are judged at the end, where `dataset` has no labels.
+    search in all of its attempts; `stall_minutes` are those after which the process of a trial that does nothing is ended, 0 for never.
+    `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local Ray, and `resources` of None one
+    GPU with its share of the CPUs, or one CPU where there is no GPU; `threads` of None one for each of these CPUs. `probe` is the source
+    of a labelled data set on which features are judged at the end, where `dataset` has no labels.
     `name` is what its user calls it; several jobs may share one. `output` is a folder of the driver's machine. With an `output_uri` the
     search's files lie there, the driver only works in the folder, and the machines need not share a file system.
 
@@ -168,6 +174,7 @@ class SearchJob(Record):
     max_epochs: float | None = None
     max_hours: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
     max_cost: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    stall_minutes: float = dataclasses.field(default=STALL_MINUTES, metadata=OPTIONAL)
     plateau: int | None = None
     final_share: float = 0.25
     final_seeds: int = 1

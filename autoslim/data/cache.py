@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 
+from autoslim.core import activity
+from autoslim.core.file_lock import file_lock
 from autoslim.core.files import publish_folder
 from autoslim.data.table import Labels
 from autoslim.errors import OutputError
@@ -43,7 +44,7 @@ def publish_once(target: Path) -> Iterator[Path | None]:
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f"{target.name}.lock")):
+        with file_lock(target.with_name(f"{target.name}.lock")):
             # Checked again: the lock's last owner may have published it in between.
             if target.is_dir():
                 yield None
@@ -63,6 +64,7 @@ def write_encoded(path: Path, rows: Iterable[EncodedRow]) -> None:
             size += len(row[0])
             if size > _BATCH_BYTES:
                 writer.write_batch(_encoded_batch(pending))
+                activity.mark()
                 pending, size = [], 0
         if pending:
             writer.write_batch(_encoded_batch(pending))

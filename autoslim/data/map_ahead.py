@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from autoslim.core import activity
 from autoslim.core.cpus import usable_cpus
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ def map_ahead(
     """The results in the order of the items, at most `ahead` of them before they are asked for, so that memory does not grow.
 
     By default all usable CPUs have a thread, and each thread has two items ahead. An iterator that is closed before its end leaves no
-    thread behind, and waits for the items that are computed just then.
+    thread behind, and waits for the items that are computed just then. Each result is a sign of life (`activity`).
     """
     threads = usable_cpus() if threads is None else threads
     ahead = 2 * threads if ahead is None else ahead
@@ -32,8 +33,15 @@ def map_ahead(
             # One more than `ahead`: no thread is idle while the caller works on a result.
             pending.append(pool.submit(function, item))
             if len(pending) > ahead:
-                yield pending.popleft().result()
+                yield _next_of(pending)
         while pending:
-            yield pending.popleft().result()
+            yield _next_of(pending)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _next_of(pending: deque[Future[R]]) -> R:
+    result = pending.popleft().result()
+    # Of whoever waits for it: batches of a loader, images that are prepared.
+    activity.mark()
+    return result

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, Any
 
+from autoslim.core import activity
 from autoslim.core.files import publish_folder
 from autoslim.storage.faults import explained
 from autoslim.storage.file_systems import file_system
@@ -41,6 +42,7 @@ def pack_folder(folder: Path, uri: StorageUri) -> None:
         tarfile.TarFile(fileobj=stream, mode="w", dereference=True, copybufsize=_BUFFER) as archive,
     ):
         for name in names:
+            activity.mark()
             archive.add(folder / name, arcname=name, recursive=False, filter=_anonymous)
         archive.addfile(tarfile.TarInfo(_END), io.BytesIO())
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from autoslim.core import activity
+
 T = TypeVar("T")
 
 STREAMS = 8
@@ -22,6 +24,8 @@ def copy_stream(source: Any, target: Any) -> int:
     while part := source.read(_PART):
         target.write(part)
         copied += len(part)
+        # Also in one of the threads of `copy_each`, whose files are what its caller waits for.
+        activity.mark()
     return copied
 
 

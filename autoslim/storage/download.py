@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
-
+from autoslim.core.file_lock import file_lock
 from autoslim.core.files import partial_folder, replacing_file
 from autoslim.errors import OutputError, StorageError
 from autoslim.storage.copying import copy_each, copy_stream
@@ -67,7 +66,7 @@ def fetch(listing: Listing, cache: Path, *, tell: Callable[[str], None] | None =
     with _writing(target):
         if not target.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(target.with_name(f"{key}.lock")):
+            with file_lock(target.with_name(f"{key}.lock")):
                 # Once more: who had the lock may have brought it.
                 if not target.is_dir():
                     _gather(listing, partial_folder(target) / name, tell)

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from autoslim.core import activity
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.errors import OutputError, StorageError, UnavailableError
 from autoslim.storage.objects import delete_object, objects_below, read_object, write_object
@@ -69,6 +70,7 @@ class StorageLease:
         """
         seen: dict[str, str] | None = None
         while not self.acquire():
+            activity.mark()
             owners = self._owners()
             if seen is None:
                 tell(f"waiting up to {self._dead_after:.0f} s for another process that has worked there, and may have ended")

@@ -12,8 +12,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from filelock import FileLock
-
+from autoslim.core.file_lock import file_lock
 from autoslim.core.files import previous_folder
 from autoslim.core.user_cache import cache_folder
 from autoslim.errors import StorageError
@@ -104,7 +103,7 @@ class Mirror:
         if self.uri is None or folder.is_dir():
             return True
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.fetched")):
+        with file_lock(folder.with_name(f".{folder.name}.fetched")):
             return folder.is_dir() or unpack_folder(self._archive(folder), folder)
 
     def refresh(self, folder: Path) -> None:

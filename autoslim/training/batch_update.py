@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.core import activity
 from autoslim.core.recipe import TrainingSettings
 from autoslim.errors import InfeasibleError, RequestError
 from autoslim.training.batch_parts import BatchPart, split_batch
@@ -88,6 +89,7 @@ class BatchUpdate:
         self._optimizer.zero_grad(set_to_none=True)
         curves: dict[str, Tensor] = {}
         for number, part in enumerate(split_batch(images_B3HW, self.pieces)):
+            activity.mark()
             self.part, images = part, part.images_b3HW
             # The sum of the parts' gradients, and of the ranks', is then that of the whole batch's mean loss.
             share = len(images) / self.images_of(images_B3HW)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from autoslim.core import activity
 from autoslim.core.files import publish_folder
 from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.result import EpochReport
@@ -70,6 +71,7 @@ def _on_one_node(folder: Path, work: Callable[[], Reports[None]], mirror: Mirror
     lease, pause = mirror.lease(folder.name), _POLL_SECONDS
     while not mirror.fetch(folder):
         if not lease.acquire():
+            activity.mark()
             # Two nodes that have drawn back at once should not try at once again.
             time.sleep(random.SystemRandom().uniform(1, 2) * pause)
             pause = min(2 * pause, _MOST_POLL_SECONDS)
@@ -140,6 +142,9 @@ class _Lock:
                     self._write_heartbeat(count)
 
         thread = threading.Thread(target=keep_alive, daemon=True)
+        # CPython waits here, without a limit, for a flag that the new thread sets: one that finds no memory dies before it does so, and
+        # this one hangs (python/cpython#140746). It is so wherever Python starts a thread, also in a loader's pool, so that nothing is done
+        # about it here alone: `StallWatch` ends the process of a trial that hangs.
         thread.start()
         try:
             yield
@@ -154,6 +159,8 @@ class _Lock:
         """Returns when `until` is true, the lock is free, or the owner is dead and the lock is broken."""
         seen, since = _read_heartbeat(self.path), time.monotonic()
         while self.path.exists() and not until():
+            # Who waits is not idle. The owner's heartbeat says nothing of its work, which the owner's own process is watched for.
+            activity.mark()
             time.sleep(_POLL_SECONDS)
             now = _read_heartbeat(self.path)
             if now != seen:

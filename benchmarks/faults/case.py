@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -49,8 +50,8 @@ class MissingError(Exception):
 class Case:
     """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
     or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
-    model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `slow` is why
-    the job may take longer than the rule on wall time allows.
+    model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `spec` is
+    what the job has beside the settings of the others. `slow` is why the job may take longer than the rule on wall time allows.
 
     `host` raises MissingError where the case cannot be played.
     """
@@ -62,6 +63,7 @@ class Case:
     tenants: bool = False
     may_fail: bool = False
     shares: bool = True
+    spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     slow: str = ""
 
     @property

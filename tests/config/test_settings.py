@@ -62,6 +62,7 @@ OTHER: dict[str, Any] = {
     "price_per_hour": 2.5,
     "max_hours": 1.5,
     "max_cost": 20.5,
+    "stall_minutes": 7.5,
     "reuse": ("all", "digits-1"),
     "epochs": 5.5,
     "batch_size": 8,

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from helpers.signs_of_life import counted_marks
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
@@ -50,6 +51,13 @@ def test_epoch_depends_on_seed_and_number_alone(augmentation, side):
     for other in (epoch_of(loader, 2), epoch_of(loader_of(split, augmentation=augmentation, seed=4), 1)):
         assert not torch.equal(first[1], other[1])
         assert not torch.equal(first[0], other[0])
+
+
+def test_each_batch_is_a_sign_of_life(monkeypatch):
+    marks = counted_marks(monkeypatch)
+    for count, _ in enumerate(loader_of(split_of(20), train=False).epoch(0), 1):
+        assert len(marks) == count
+    assert count == 3
 
 
 @pytest.mark.parametrize("train", [True, False])

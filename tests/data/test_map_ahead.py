@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from helpers.signs_of_life import counted_marks
 
 from autoslim.data.map_ahead import THREAD_NAME, map_ahead
 
@@ -16,6 +17,13 @@ def test_results_come_in_the_order_of_the_items():
         return number * number
 
     assert list(map_ahead(function, range(20), threads=2, ahead=5)) == [number * number for number in range(20)]
+
+
+def test_each_result_is_a_sign_of_life(monkeypatch):
+    marks = counted_marks(monkeypatch)
+    results = map_ahead(lambda number: number, range(20), threads=2, ahead=5)
+    assert marks == []
+    assert len(list(results)) == len(marks) == 20
 
 
 def test_no_more_items_are_taken_than_are_ahead():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.signs_of_life import counted_marks
 
 from autoslim.errors import StorageError
 from autoslim.storage.archive import pack_folder, unpack_folder
@@ -35,6 +36,12 @@ def test_a_folder_comes_back_as_it_was_in_the_place_of_what_was_there(folder: Pa
     (tmp_path / "there" / "of an earlier one").touch()
     assert unpack_folder(uri, tmp_path / "there")
     assert content(tmp_path / "there") == content(folder)
+
+
+def test_each_file_is_a_sign_of_life(folder: Path, uri: StorageUri, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = counted_marks(monkeypatch)
+    pack_folder(folder, uri)
+    assert len(marks) == 2
 
 
 def test_there_is_none(uri: StorageUri, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from helpers.marks import CI_ONLY
+from helpers.signs_of_life import counted_marks
 from helpers.thread_ranks import on_ranks
 from helpers.tiny import images, make_dense
 from torch import Tensor
@@ -50,6 +52,15 @@ def assert_same(found: tuple[float, Tensor], expected: tuple[float, Tensor]) -> 
 @pytest.mark.parametrize("parts", [2, 5])
 def test_a_batch_in_parts_is_trained_as_the_whole_batch(context: TrialContext, parts: int):
     assert_same(result(trainer_of(context, grad_accum_steps=parts, lr=1e-4)), result(trainer_of(context, lr=1e-4)))
+
+
+def test_each_part_of_a_step_is_a_sign_of_life(context: TrialContext, monkeypatch: pytest.MonkeyPatch):
+    trainer = trainer_of(context, grad_accum_steps=3)
+    with contextlib.closing(trainer.loader.epoch(0)) as batches:
+        batch = next(batches)
+    marks = counted_marks(monkeypatch)
+    trainer.update(*batch)
+    assert len(marks) == 3
 
 
 def test_a_batch_has_no_more_parts_than_images(context: TrialContext):

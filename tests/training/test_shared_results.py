@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.signs_of_life import counted_marks
 from torch import Tensor
 
 from autoslim.core.result import EpochReport, Phase
@@ -98,6 +99,15 @@ def test_of_three_at_once_one_works_and_two_wait(folders: tuple[Path, Path]):
     assert len(list(marks.iterdir())) == 1
     assert [path.read_text() for path in root.glob("got-*")] == ["[0.0, 1.0, 2.0, 3.0]"] * 3
     assert list(root.glob("*.lock*")) == list(root.glob("*.partial*")) == []
+
+
+def test_who_waits_for_a_result_gives_signs_of_life(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(single_flight, "_POLL_SECONDS", 0.001)
+    lock = single_flight._Lock(folders[0] / "key.lock")
+    assert lock.acquire()
+    marks, answers = counted_marks(monkeypatch), iter([False, False, False, True])
+    lock.wait(until=lambda: next(answers))
+    assert len(marks) == 3
 
 
 def killed_at_work(root: Path, marks: Path) -> None:

@@ -22,6 +22,7 @@ from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import Store
 from workers.progress.callbacks import SearchCallback
 from workers.search.spending_guard import SpendingGuard
+from workers.search.stall_note import StallNote
 from workers.search.trial_index import CUT_SHORT, TrialIndex
 
 GIVE_UP_AFTER = 5
@@ -304,6 +305,11 @@ class Coordinator:
             if result.number not in self._deleted and result.artifact is not None:
                 self._deleted.add(result.number)
                 self.mirror.delete((self.output.root / result.artifact).parent)
+
+    def stalled(self, number: int) -> str | None:
+        """Why the trial's process has ended itself, in words; None where it has not."""
+        with self._lock:
+            return StallNote(self.output.trial(self._running[number].recipe.key), self.mirror).read()
 
     def lost(
         self, number: int, reason: str, error: str, *, retries: int | None, error_class: str = ErrorClass.WORKER_LOST

@@ -103,6 +103,7 @@ def _common_config(prepared: PreparedSearch) -> dict[str, object]:
         "ranks": trial_ranks(job),
         # A trial's CPUs are shared by its ranks.
         "torch_threads": max(1, trial_threads(job) // trial_ranks(job)),
+        "stall_seconds": 60 * job.stall_minutes,
         "shared_folder": prepared.mirror.name(prepared.output.shared),
         "shared_training": prepared.proposer.space.with_fixed(job.training).to_json(),
         "latency_table": "" if job.limits.latency_ms is None else prepared.mirror.name(prepared.output.latency),

@@ -121,6 +121,9 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             reason = "its node had too little memory left"
         elif any(text in error for text in _LEFT_NODE):
             retries, reason = None, "it had to leave its node"
+        # Before Ray's reasons: of a process that has just ended it may say that it cannot be reached.
+        elif stalled := coordinator.stalled(number):
+            error, reason = f"{error.rstrip()}\n{stalled}", "its process did nothing any more"
         elif any(text in error for text in _LOST_NODE):
             retries, reason = NODE_RETRIES, "its node was lost"
         self._guard(lambda: coordinator.lost(number, reason, error, retries=retries, error_class=kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import logging
@@ -15,6 +16,7 @@ from ray import tune
 
 from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, TrainingSettings
+from autoslim.core.stall_watch import StallWatch, end_process
 from autoslim.cost import LatencyTable
 from autoslim.data import open_reference
 from autoslim.errors import PreemptedError, RankLostError, StorageError, TrialError, UnavailableError
@@ -23,6 +25,7 @@ from autoslim.training import TrialContext, run_trial
 from autoslim.training.ranks import LeadingRank
 from autoslim.training.trial import Reports
 from workers.search.drain_watch import DrainWatch
+from workers.search.stall_note import StallNote
 from workers.search.system_metrics import SystemMetrics
 
 _log = logging.getLogger(__name__)
@@ -53,8 +56,19 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         log_json()
         torch.set_num_threads(config["torch_threads"])
         self._leaves = DrainWatch().start()
-        self._open(config)
-        self._begin(config)
+        # The note is that of the trial that runs by then.
+        end = functools.partial(end_process, leave=lambda reason: self._stall_note.write(reason))
+        self._stalls = StallWatch(config["stall_seconds"], end=end).start()
+        with self._stalls.working():
+            self._renew_note(config)
+            self._open(config)
+            self._begin(config)
+
+    def _renew_note(self, config: dict[str, Any]) -> None:
+        """The note of what this try hangs in, if it does, in the place of an earlier try's."""
+        mirror = Mirror.of(config["output_uri"])
+        self._stall_note = StallNote(mirror.path(config["trial_folder"]), mirror)
+        self._stall_note.delete()
 
     def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
@@ -77,12 +91,14 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Whether this worker can run the next trial; where it cannot, Tune starts a new one."""
-        if self._opened_for != _context_key(new_config):
-            # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
-            del self._trial_context
-            self._close()
-            self._open(new_config)
-        self._begin(new_config)
+        with self._stalls.working():
+            self._renew_note(new_config)
+            if self._opened_for != _context_key(new_config):
+                # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
+                del self._trial_context
+                self._close()
+                self._open(new_config)
+            self._begin(new_config)
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -94,7 +110,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._reports: Reports = run_trial(recipe, self._trial_context, folder, budget_label=config["target"])
 
     def step(self) -> dict[str, Any]:
-        with self._leaves.taking_sigterm():
+        with self._leaves.taking_sigterm(), self._stalls.working():
             return self._step()
 
     def _step(self) -> dict[str, Any]:
@@ -136,7 +152,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         self._leaves.stop()
-        self._close()
+        with self._stalls.working():
+            self._close()
+        self._stalls.stop()
 
     def _close(self) -> None:
         """Ends what a trial has left, and the processes that train with this one."""
@@ -176,9 +194,10 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path | str, target: str
     budget, or `free`). `common` has the keys that are the same for all trials of a search that slim one dense model: `job_id`, the folders
     of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), and of results that trials share
     (`shared_folder`), the reference of the images (`dataset`), the TrainingSettings (JSON) of such shared work (`shared_training`), the
-    number of processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), and the file of the latency table
-    or "" (`latency_table`). With the `output_uri` of a search without a shared file system, folders are relative to the output
-    (`Mirror.name`); with "" they mean the same on every node.
+    number of processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), the seconds without a sign of life
+    after which its process ends itself, or 0 (`stall_seconds`), and the file of the latency table or "" (`latency_table`). With the
+    `output_uri` of a search without a shared file system, folders are relative to the output (`Mirror.name`); with "" they mean the same on
+    every node.
     """
     own = {"recipe": recipe.to_json(), "trial_number": number, "trial_folder": str(folder), "target": target}
     return json.loads(json.dumps({**own, **common}))  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.core import activity
 from autoslim.methods.base import StepContext
 from autoslim.methods.layers.adaptive_trunk import CountedTokens, TokenDrop
 from autoslim.methods.layers.token_counts import image_flops, token_counts
@@ -42,6 +43,7 @@ def scores_of(model: nn.Module, drop: TokenDrop, images_B3HW: Tensor) -> Tensor:
     hook = drop.scorer.register_forward_hook(note)  # type: ignore[union-attr]
     try:
         for batch_B3HW in torch.split(images_B3HW, _CALIBRATION_BATCH_SIZE):
+            activity.mark()
             model(batch_B3HW)
     finally:
         hook.remove()

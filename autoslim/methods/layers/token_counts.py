@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.core import activity
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.flops import predict
@@ -52,6 +53,8 @@ def recording(model: nn.Module) -> Iterator[list[Tensor]]:
 def token_counts(model: nn.Module, images_B3HW: Tensor) -> Tensor:
     """Tokens, prefix included, that enter and leave each block's attention in an adaptive model, per image: (B, L, 2)."""
     assert isinstance(model.blocks, AdaptiveTrunk)
+    # A bisection of thresholds comes by here with each batch.
+    activity.mark()
     with recording(model) as batches:
         model(images_B3HW)
     return batches[0]

@@ -32,6 +32,7 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor, nn
 
+from autoslim.core import activity
 from autoslim.core.result import EpochReport, Phase
 from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.rectangular_block import block_rows
@@ -238,6 +239,8 @@ class _Search:
 
     def _pair(self, number: int, block: nn.Module, x_BND: Tensor, target_BND: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """|difference|^2 and |Z|^2 of the next block's output; the tokens are those that enter the block and that leave the next one."""
+        # Each pass of the search comes by here: one rung of the ladder may take an hour without a report.
+        activity.mark()
         rows_K, rows_next, within = rows
         # Input and target are the dense model's, as in the paper, and so is the next block: the error is that of this block alone.
         x_BKD = block_rows(block, x_BND, rows_K)

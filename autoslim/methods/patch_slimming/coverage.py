@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoslim.core import activity
+
 _LARGEST = 2**24
 """Distances in memory at once, 64 MiB in float32; it bounds the number of images where there are many patches."""
 
@@ -50,6 +52,7 @@ class CoverageOrder:
     def first(self, count: int) -> list[int]:
         """The first `count` patches, all that are inherited among them."""
         while len(self._order) < count:
+            activity.mark()
             joined = self._best()
             self._order.append(joined)
             self._nearest_BP = torch.minimum(self._nearest_BP, self._distance_BPP[:, joined])

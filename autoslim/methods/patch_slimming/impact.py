@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.core import activity
 from autoslim.core.shape import ViTShape
 from autoslim.methods.layers.sublayer import RemovedSublayer
 from autoslim.methods.layers.token_trunk import blocks_of
@@ -115,6 +116,7 @@ def tokens_between_blocks(model: nn.Module, images_B3HW: Tensor, *, places: Sequ
     batch = batch_of_maps(heads, vit.patch_embed.num_patches + vit.num_prefix_tokens)
     parts = []
     for batch_B3HW in torch.split(images_B3HW, batch):
+        activity.mark()
         tokens = _trace(model, batch_B3HW)
         parts.append(tokens if places is None else [tokens[place] for place in places])
     return [torch.cat(tokens) for tokens in zip(*parts, strict=True)]
@@ -283,6 +285,7 @@ def score(maps_BHNN: Tensor, x_BND: Tensor, paths_BNN: Tensor) -> Tensor:
 
 def maps_of(block: Any, x_BND: Tensor) -> Tensor:
     """A block's attention (B, H, N, N) on its input; the identity where an earlier step has removed its attention."""
+    activity.mark()
     if isinstance(block.attn, RemovedSublayer):
         return torch.eye(x_BND.shape[1], dtype=x_BND.dtype, device=x_BND.device).expand(len(x_BND), 1, -1, -1)
     return attention_maps(block.attn, block.norm1(x_BND))

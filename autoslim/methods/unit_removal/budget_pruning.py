@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from autoslim.core import activity
 from autoslim.core.plan import BlockPlan, Plan
 from autoslim.core.shape import ViTShape
 from autoslim.cost.constraint_check import Constraints
@@ -60,6 +61,8 @@ def prune_to_budget(
     constraints = Constraints() if constraints is None else constraints
 
     def fits(layers: Sequence[Layer]) -> bool:
+        # Asked once for each unit of the model that is restored or not.
+        activity.mark()
         made = plan_of(plan, layers, shape)
         # Closed forms equal the counts of the finished model, so that no model is built to try a number of removals.
         return predict(shape, made).total <= budget and constraints.fits(shape, made)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoslim.core import activity
 from autoslim.methods.layers.token_trunk import blocks_of
 
 RIDGE = 1e-3
@@ -104,6 +105,7 @@ def measure_readers(model: nn.Module, images_B3HW: Tensor) -> None:
     layers = [layer for block in blocks for layer in (block.attn.proj, block.mlp.fc2)]
     with torch.no_grad(), measuring(layers) as moments:
         for batch_B3HW in torch.split(images_B3HW, _BATCH):
+            activity.mark()
             model.eval()(batch_B3HW)
     for layer, own in zip(layers, moments, strict=True):
         # Not a buffer: pruning replaces the layer, and the moments go with it.

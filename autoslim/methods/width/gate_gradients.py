@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoslim.core import activity
 from autoslim.methods.base import logits_of
 from autoslim.methods.layers.backbone import features
 from autoslim.methods.layers.token_trunk import blocks_of
@@ -35,6 +36,7 @@ def gradient_rms(model: nn.Module, batches_B3HW: Iterable[Tensor]) -> list[tuple
     squares = [torch.zeros_like(gate, dtype=torch.float64) for gate in flat]
     passes = 0
     for images_B3HW in batches_B3HW:
+        activity.mark()
         for square, gradient in zip(squares, _gradients(model, flat, images_B3HW, generator), strict=True):
             square += gradient.double().square()
         passes += 1

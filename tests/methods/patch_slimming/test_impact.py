@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from helpers.signs_of_life import counted_marks
 from helpers.tiny import images, make_dense
 from torch import Tensor
 
@@ -100,6 +101,12 @@ def test_attention_maps_are_those_of_the_blocks(model: str):
 )
 def test_the_chain_starts_from_what_the_head_reads(model: str, reads: list[int]):
     assert read_by_head(make_dense(model).shape).nonzero()[:, 0].tolist() == list(reads)
+
+
+def test_each_pass_over_the_measured_images_is_a_sign_of_life(monkeypatch):
+    marks = counted_marks(monkeypatch)
+    tokens_between_blocks(make_dense().module, images(2 * impact._BATCH))
+    assert len(marks) == 2
 
 
 def test_tokens_between_blocks_are_the_models_own():

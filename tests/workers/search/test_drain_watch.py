@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RpcError
 
+from autoslim.core.stall_watch import StallWatch
 from autoslim.errors import PreemptedError, RankLostError
 from workers.search.drain_watch import DrainWatch
 from workers.search.tune_trainable import TrialTrainable
@@ -79,7 +80,7 @@ def test_the_first_sigterm_asks_the_trial_to_leave_and_the_second_one_ends_the_p
 def trainable_of(reports: Iterator[Any], *, leaves: bool = False) -> TrialTrainable:
     """Without its set-up, which opens a model and images."""
     trainable = TrialTrainable.__new__(TrialTrainable)
-    trainable._leaves = DrainWatch("own", draining=set)
+    trainable._leaves, trainable._stalls = DrainWatch("own", draining=set), StallWatch(0.0)
     if leaves:
         trainable._leaves._leave("its node drains")
     trainable._reports, trainable._system = reports, SimpleNamespace(sample=dict)
@@ -94,6 +95,26 @@ def test_what_is_no_error_of_the_trial_is_an_error_to_tune(error: Exception) -> 
 
     with pytest.raises(type(error), match=str(error)):
         trainable_of(lost()).step()
+
+
+def test_a_trial_that_hangs_in_a_step_is_noticed_and_one_that_waits_for_the_next_is_not() -> None:
+    ended: list[str] = []
+    stalls = StallWatch(60.0, idle=lambda: 61.0, end=ended.append)
+
+    def reports() -> Iterator[Any]:
+        stalls.look()
+        yield from ()
+        raise PreemptedError("after step 3")
+
+    trainable = trainable_of(reports())
+    trainable._stalls = stalls
+    stalls.look()
+    assert ended == []
+    with pytest.raises(PreemptedError):
+        trainable.step()
+    assert len(ended) == 1
+    stalls.look()
+    assert len(ended) == 1
 
 
 def test_a_trial_that_has_to_leave_begins_no_further_step() -> None:

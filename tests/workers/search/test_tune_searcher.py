@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +18,13 @@ from autoslim.core.job import Resources
 from autoslim.core.result import ErrorClass, TrialState
 from autoslim.core.urls import default_url
 from autoslim.errors import PreemptedError
+from autoslim.storage.mirror import NO_MIRROR
 from autoslim.store import Store
 from workers.search.coordinator import NODE_RETRIES, RETRIES
 from workers.search.lost_actors import as_actor_error
 from workers.search.resources import Node
 from workers.search.slots import Slots
+from workers.search.stall_note import StallNote
 from workers.search.trial_index import TrialIndex
 from workers.search.tune_searcher import _STANDSTILL_SECONDS, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
 
@@ -163,6 +166,18 @@ def test_memory_is_the_reason_in_the_text_that_tune_keeps(tmp_path):
                 assert search.suggest()["trial_number"] == number
         result = search.store.trials(search.job.id)[number]
         assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.OUT_OF_MEMORY)
+
+
+def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_path):
+    with searching(tmp_path) as search:
+        for _ in range(RETRIES + 1):
+            trial = search.suggest()
+            note = StallNote(Path(trial["trial_folder"]), NO_MIRROR)
+            note.write("stalled: no step for 60.1 minutes")
+            search.lose("The actor died unexpectedly before finishing this task.")
+        result = search.store.trials(search.job.id)[trial["trial_number"]]
+        assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.WORKER_LOST)
+        assert result.error.splitlines()[-1] == note.read()
 
 
 def test_a_trial_whose_worker_was_lost_otherwise_does_not_speak_of_memory(tmp_path):

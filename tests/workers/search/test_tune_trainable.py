@@ -51,6 +51,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "dataset": dataset.reference,
         "ranks": 1,
         "torch_threads": 1,
+        "stall_seconds": 3600.0,
         "shared_folder": str(root / "shared"),
         "shared_training": TrainingSettings(epochs=1.0, batch_size=32).to_json(),
         "latency_table": "",

@@ -1,0 +1,52 @@
+"""What a trial's process that hangs leaves for the driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoslim.errors import UnavailableError
+from autoslim.storage.mirror import NO_MIRROR, Mirror
+from autoslim.storage.uri import StorageUri
+from workers.search.stall_note import StallNote
+
+REASON = "stalled: no step, batch or other sign of life for 60.1 minutes (--stall-minutes 60)"
+
+
+def test_the_reason_is_read_by_the_driver_and_the_stacks_by_people(tmp_path: Path) -> None:
+    trial = tmp_path / "trials" / "key"
+    note = StallNote(trial, NO_MIRROR)
+    assert note.read() is None
+    note.write(REASON)
+    assert (
+        StallNote(trial, NO_MIRROR).read()
+        == f"{REASON}; the stacks of its threads are in trials/key/stalled/stacks.txt of the output"
+    )
+    first, *stacks = (trial / "stalled" / "stacks.txt").read_text().splitlines()
+    assert first == REASON
+    assert any(f'File "{__file__}"' in place for place in stacks)
+    note.delete()
+    assert note.read() is None
+
+
+def test_where_machines_share_no_folder_it_is_in_the_store(tmp_path: Path) -> None:
+    store = StorageUri.parse((tmp_path / "store").as_uri())
+    worker, driver = Mirror(tmp_path / "worker", store), Mirror(tmp_path / "driver", store)
+    trial, seen = (StallNote(mirror.root / "trials" / "key", mirror) for mirror in (worker, driver))
+    assert seen.read() is None
+    trial.write(REASON)
+    assert seen.read() == f"{REASON}; the stacks of its threads are in trials/key/stalled.tar of the output"
+    trial.delete()
+    assert seen.read() is None
+
+
+def test_a_store_that_does_not_answer_leaves_rays_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(self: Mirror, folder: Path) -> None:
+        raise UnavailableError("the store does not answer")
+
+    monkeypatch.setattr(Mirror, "refresh", away)
+    assert StallNote(tmp_path, NO_MIRROR).read() is None
+    assert "the store does not answer" in caplog.text

@@ -1,0 +1,56 @@
+"""`StallNote`: why a trial's process has ended itself, and where it hung, for the driver and for people.
+
+Ray tells of a worker that has ended neither its exit code nor its last words, and its log may go with the node.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+from pathlib import Path
+
+from autoslim.errors import StorageError, UnavailableError
+from autoslim.storage.mirror import Mirror
+
+_FOLDER, _FILE = "stalled", "stacks.txt"
+
+_log = logging.getLogger(__name__)
+
+
+class StallNote:
+    """In the folder of a trial, or in the store of its output: the note of the trial's last try, if that one has hung."""
+
+    def __init__(self, trial: Path, mirror: Mirror) -> None:
+        self._folder, self._mirror = trial / _FOLDER, mirror
+
+    def write(self, reason: str) -> None:
+        """The reason, and below it the stacks of this process's threads.
+
+        Raises:
+            OSError, StorageError, UnavailableError: where it cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / _FILE).open("w") as file:
+            print(reason, file=file, flush=True)
+            faulthandler.dump_traceback(file=file, all_threads=True)
+        self._mirror.keep(self._folder)
+
+    def read(self) -> str | None:
+        """The reason, and where the stacks are; None where there is no note, or where it cannot be read, which the log says."""
+        try:
+            self._mirror.refresh(self._folder)
+            file = self._folder / _FILE
+            if not file.is_file():
+                return None
+            with file.open() as lines:
+                reason = lines.readline().strip()
+        except (OSError, StorageError, UnavailableError) as error:
+            _log.warning("whether a trial's process has hung cannot be read: %s", error)
+            return None
+        trial = self._folder.parent
+        place = f"{_FOLDER}/{_FILE}" if self._mirror.uri is None else f"{_FOLDER}.tar"
+        return f"{reason}; the stacks of its threads are in {trial.parent.name}/{trial.name}/{place} of the output"
+
+    def delete(self) -> None:
+        """Another try begins. Raises StorageError, UnavailableError where it cannot be deleted."""
+        self._mirror.delete(self._folder)
