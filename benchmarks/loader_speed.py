@@ -2,9 +2,12 @@
 
     python benchmarks/loader_speed.py --output runs/loader-speed [--sides 32,224,384] [--cores 1,2] [--seconds 60] [--images 512]
 
-JPEG photographs of 4:3 are generated, whose shorter side is one and a half times the model's. A process for each side and number of cores,
-which is bound to them, reads whole epochs with all loaders in turns: `light` beside timm's random resized crop and flip, `strong` beside
-timm's RandAugment and erasing (timm leaves out the colour jitter then). Where there is a GPU, batches end on it. timm always decodes.
+A process for each side and number of cores, which is bound to them, reads whole epochs with all loaders in turns: `light` beside timm's
+random resized crop and flip, `strong` beside timm's RandAugment and erasing (timm leaves out the colour jitter then). Where there is a
+GPU, batches end on it. timm always decodes.
+
+These processes run one after the other, between which a machine's speed drifts. So each loader's gain from more cores is measured by
+itself, from the first number of --cores to the last, beside what the machine gives processes that share nothing (`loader_scaling`).
 Results in --output are reused; an interrupted run goes on where it was.
 """
 
@@ -12,35 +15,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from timm.data import ImageDataset, create_loader
+from bound_reader import bound_to
+from loader_scaling import Ratio, Scaling, measure_scaling
+from measured_loaders import AUGMENTATIONS, BATCH, LOADERS, epoch_reader, image_folder, images_of
 
-from autoslim.core.job import DatasetSpec
-from autoslim.core.recipe import TrainingSettings
+from autoslim.core.files import replacing_file
 from autoslim.core.record import Record
-from autoslim.data import Loader, prepare_dataset
-from autoslim.export.profiling.benchmark import hardware
+from autoslim.core.user_cache import FOLDER
+from autoslim.export.profiling.hardware import hardware
 from autoslim.export.profiling.interleaved import ratio, time_interleaved
 from autoslim.training.device import pick_device
-
-BATCH, CROP_PCT, NORM = 64, 0.9, (0.5, 0.5, 0.5)
-IMAGES = {32: 8192, 224: 512, 384: 256}
-"""Of an epoch, by the side: about as long for each. Another side has as many as the next one above."""
 
 AIMS = {"cache": 2.0, "decoding": 0.95}
 """Times timm's images a second, with `light` at 224 pixels."""
 SCALING = 1.8
+"""Times as fast on two cores as on one, with the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,129 +55,110 @@ class Cell(Record):
     high: float
 
 
-def write_images(folder: Path, side: int, count: int) -> None:
-    """Class folders of large soft spots under fine grain, which take as many bytes as photographs: `count` images to train with, and a few
-    for the other splits."""
-    height = side * 3 // 2
-    for split, images in (("train", count), ("val", 4), ("test", 4)):
-        for number in range(images):
-            path = folder / split / f"class{number % 2}" / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            generator = np.random.default_rng([side, number, len(split)])
-            spots = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-            soft = np.asarray(spots.resize((height * 4 // 3, height), Image.Resampling.BICUBIC))
-            grain = generator.normal(0, 8, (*soft.shape[:2], 1))
-            Image.fromarray((soft + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
-
-
-def our_loader(source: Path, side: int, augmentation: str, *, limit: int) -> Loader:
-    """Of images that are decoded once where they take at most `limit` bytes."""
-    spec = DatasetSpec(source=str(source), decoded_limit=limit)
-    size = (side, side)
-    prepared = prepare_dataset(spec, source.parent / "prepared", seed=0, inputs=[(size, CROP_PCT)])
-    training = TrainingSettings(batch_size=BATCH, augmentation=augmentation)
-    train = prepared.splits(size, CROP_PCT).train
-    return Loader(train, training=training, mean=NORM, std=NORM, image_size=size, seed=0, train=True)
-
-
-def timm_loader(source: Path, side: int, augmentation: str, *, workers: int, device: torch.device) -> Iterable[Any]:
-    strong = augmentation == "strong"
-    loader: Iterable[Any] = create_loader(
-        ImageDataset(str(source / "train")),
-        input_size=(3, side, side),
-        batch_size=BATCH,
-        is_training=True,
-        scale=(0.35, 1.0) if strong else (0.6, 1.0),
-        color_jitter=None,
-        auto_augment="rand-m9-mstd0.5-mmax9-inc1" if strong else None,
-        re_prob=0.25 if strong else 0.0,
-        re_mode="pixel",
-        interpolation="bicubic",
-        mean=NORM,
-        std=NORM,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        device=device,
-    )
-    return loader
-
-
-def whole_epoch(batches: Callable[[], Iterable[Any]], device: torch.device) -> None:
-    for _ in batches():
-        pass
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def measure(output: Path, side: int, cores: int, count: int, seconds: float) -> list[Cell]:
-    torch.set_num_threads(cores)
-    device, epochs = pick_device(), itertools.count()
-    source = output / f"images-{side}-{count}" / "source"
-    if not source.is_dir():
-        partial = source.with_name("partial")
-        write_images(partial, side, count)
-        partial.rename(source)
+    """In this process, which is bound to as many `cores`."""
+    source = image_folder(output, side, count)
+    # A last batch that is not full is left out.
+    images = count // BATCH * BATCH
     cells = []
-    for augmentation in ("light", "strong"):
-        cached = our_loader(source, side, augmentation, limit=2**40)
-        decoding = our_loader(source, side, augmentation, limit=0)
-        theirs = timm_loader(source, side, augmentation, workers=cores, device=device)
-        loaders: dict[str, Callable[[], Iterable[Any]]] = {
-            "timm": lambda theirs=theirs: theirs,
-            "cache": lambda cached=cached: cached.epoch(next(epochs), device),
-            "decoding": lambda decoding=decoding: decoding.epoch(next(epochs), device),
-        }
-        runs = [lambda batches=batches: whole_epoch(batches, device) for batches in loaders.values()]
-        timings = dict(zip(loaders, time_interleaved(runs, seconds=seconds), strict=True))
-        for name, own in timings.items():
+    for augmentation in AUGMENTATIONS:
+        runs = [epoch_reader(source, side, augmentation, loader, cores=cores) for loader in LOADERS]
+        timings = dict(zip(LOADERS, time_interleaved(runs, seconds=seconds), strict=True))
+        for loader, own in timings.items():
             times, low, high = ratio(timings["timm"], own)
-            speed = len(cached) * BATCH / statistics.median(own)
+            speed = images / statistics.median(own)
             cells.append(
-                Cell(side=side, cores=cores, augmentation=augmentation, loader=name, speed=speed, times=times, low=low, high=high)
+                Cell(
+                    side=side, cores=cores, augmentation=augmentation, loader=loader, speed=speed, times=times, low=low, high=high
+                )
             )
     return cells
 
 
-def images_of(side: int) -> int:
-    return next((IMAGES[known] for known in sorted(IMAGES) if side <= known), min(IMAGES.values()))
-
-
-def table(cells: Sequence[Cell]) -> str:
-    """A line for each side, augmentation and loader: images a second by cores, and the aims behind it."""
+def table(cells: Sequence[Cell], scalings: Sequence[Scaling]) -> str:
+    """A line for each side, augmentation and loader: images a second by cores, the gain from the last ones and its ceiling; and the aims
+    behind it."""
     cores = sorted({cell.cores for cell in cells})
     found = {(cell.side, cell.augmentation, cell.loader, cell.cores): cell for cell in cells}
-    lines = [
-        "| pixels | augmentation | loader | " + " | ".join(f"{count} cores, images/s" for count in cores) + " | scaling |",
-        "|---" * (4 + len(cores)) + "|",
-    ]
+    gains = {(one.side, one.augmentation, one.loader): one for one in scalings}
+    speeds = "".join(f" {count} cores, images/s |" for count in cores)
+    lines = [f"| pixels | augmentation | loader |{speeds} scaling | ceiling |", "|---" * (5 + len(cores)) + "|"]
     for row in dict.fromkeys(key[:3] for key in found):
-        own = [found.get((*row, count)) for count in cores]
-        first, last = own[0], own[-1]
-        scaling = f"{last.speed / first.speed:.2f}" if first and last and len(cores) > 1 else ""
-        lines.append(f"| {row[0]} | {row[1]} | {row[2]} | " + " | ".join(map(_shown, own)) + f" | {scaling} |")
-    return "\n".join([*lines, "", *_judged(found, cores)])
+        own = " | ".join(_shown(found.get((*row, count))) for count in cores)
+        scaling = f"{_spread(gains[row].gain)} | {_spread(gains[row].ceiling)}" if row in gains else " | "
+        lines.append(f"| {row[0]} | {row[1]} | {row[2]} | {own} | {scaling} |")
+    return "\n".join([*lines, "", *_judged(found, cores, gains)])
 
 
 def _shown(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    times = "" if cell.loader == "timm" else f", {cell.times:.2f} ({cell.low:.2f}-{cell.high:.2f})"
+    times = "" if cell.loader == "timm" else f", {_spread((cell.times, cell.low, cell.high))}"
     return f"{cell.speed:.0f}{times}"
 
 
-def _judged(found: dict[tuple[int, str, str, int], Cell], cores: list[int]) -> list[str]:
+def _spread(quartiles: Ratio) -> str:
+    middle, low, high = quartiles
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _judged(
+    found: dict[tuple[int, str, str, int], Cell], cores: list[int], gains: dict[tuple[int, str, str], Scaling]
+) -> list[str]:
     lines = []
     for name, aim in AIMS.items():
         own = [found[key] for count in cores if (key := (224, "light", name, count)) in found]
         lines += [f"{name}, {cell.cores} cores: {cell.times:.2f} times timm's, {_met(cell.times, aim)}" for cell in own]
-        if len(own) > 1:
-            scaling = own[-1].speed / own[0].speed
-            lines.append(f"{name}: {scaling:.2f} times as fast on {cores[-1]} cores as on {cores[0]}, {_met(scaling, SCALING)}")
+        scaling = gains.get((224, "light", name))
+        if scaling is not None and (scaling.few, scaling.many) == (1, 2):
+            lines.append(
+                f"{name}: {_spread(scaling.gain)} times as fast on 2 cores as on 1, {_met(scaling.gain[0], SCALING)}; two processes that "
+                f"share nothing are {_spread(scaling.ceiling)} times as fast as one, the ceiling"
+            )
     return lines
 
 
 def _met(value: float, aim: float) -> str:
     return f"the aim of {aim} is {'met' if value >= aim else 'missed'}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is measured at one side, and kept in `output`; `images` are those of an epoch."""
+
+    output: Path
+    side: int
+    images: int
+    seconds: float
+
+    def cells(self, cores: Sequence[int]) -> list[Cell]:
+        path = self._path(str(len(cores)))
+        if not path.is_file():
+            _say(f"{self.side} pixels, {len(cores)} cores")
+            images = ["--sides", str(self.side), "--images", str(self.images), "--seconds", str(self.seconds)]
+            command = [sys.executable, __file__, "--output", str(self.output), *images, "--cores", str(len(cores)), "--measure"]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(len(cores))}
+            with replacing_file(path) as partial, bound_to(cores):
+                subprocess.run([*command, str(partial)], check=True, env=environment)
+        return [Cell.from_json(line) for line in path.read_text().splitlines()]
+
+    def scalings(self, cores: Sequence[int], few: int) -> list[Scaling]:
+        path = self._path(f"{few}-to-{len(cores)}")
+        if not path.is_file():
+            _say(f"{self.side} pixels, from {few} to {len(cores)} cores")
+            open_reader = functools.partial(epoch_reader, image_folder(self.output, self.side, self.images), self.side)
+            readings = itertools.product(AUGMENTATIONS, LOADERS)
+            found = measure_scaling(open_reader, readings, side=self.side, cores=cores, few=few, seconds=self.seconds)
+            with replacing_file(path) as partial:
+                partial.write_text("".join(scaling.to_json() + "\n" for scaling in found))
+        return [Scaling.from_json(line) for line in path.read_text().splitlines()]
+
+    def _path(self, cores: str) -> Path:
+        return self.output / f"{self.side}-{cores}-{self.images}-{self.seconds:g}.jsonl"
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -191,31 +170,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="of an epoch; by default as many as take about as long at each side")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sides, counts = ([int(part) for part in text.split(",")] for text in (arguments.sides, arguments.cores))
+    sides, counts = (sorted({int(part) for part in text.split(",")}) for text in (arguments.sides, arguments.cores))
     if arguments.measure is not None:
         cells = measure(arguments.output, sides[0], counts[0], arguments.images, arguments.seconds)
         arguments.measure.write_text("".join(cell.to_json() + "\n" for cell in cells))
         return
     allowed = sorted(os.sched_getaffinity(0))
-    if max(counts) > len(allowed):
+    if counts[-1] > len(allowed):
         parser.error(f"--cores {arguments.cores}: this machine has {len(allowed)}")
+    if arguments.images is not None and arguments.images < BATCH:
+        parser.error(f"--images {arguments.images}: allowed: at least {BATCH}, which is a batch")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    cells = []
-    for side, cores in itertools.product(sides, counts):
+    # Of all processes that read images.
+    os.environ[FOLDER] = str(arguments.output / "cache")
+    cells, scalings = list[Cell](), list[Scaling]()
+    for side in sides:
         images = arguments.images or images_of(side)
-        path = arguments.output / f"{side}-{cores}-{images}-{arguments.seconds:g}.jsonl"
-        if not path.is_file():
-            print(f"{side} pixels, {cores} cores", file=sys.stderr, flush=True)
-            # What is started inherits it, with all its threads.
-            os.sched_setaffinity(0, allowed[:cores])
-            partial, settings = path.with_suffix(".partial"), ["--sides", str(side), "--cores", str(cores), "--measure"]
-            own = ["--output", str(arguments.output), "--images", str(images), "--seconds", str(arguments.seconds)]
-            cache = {**os.environ, "AUTOSLIM_CACHE": str(arguments.output / "cache"), "OMP_NUM_THREADS": str(cores)}
-            subprocess.run([sys.executable, __file__, *own, *settings, str(partial)], check=True, env=cache)
-            partial.rename(path)
-        cells += [Cell.from_json(line) for line in path.read_text().splitlines()]
+        own = Measurement(output=arguments.output, side=side, images=images, seconds=arguments.seconds)
+        for count in counts:
+            cells += own.cells(allowed[:count])
+        if len(counts) > 1:
+            scalings += own.scalings(allowed[: counts[-1]], counts[0])
     print(f"{hardware()}, batches of {BATCH}, on the {pick_device().type}; behind a number: times timm's, with quartiles\n")
-    print(table(cells))
+    print(table(cells, scalings))
 
 
 if __name__ == "__main__":
