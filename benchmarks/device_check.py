@@ -42,14 +42,14 @@ from autoslim.export.profiling.hardware import hardware
 Part = Callable[[Extent, Clock, Path], Iterator[Finding]]
 
 PARTS: dict[str, tuple[Part, float]] = {
-    "training": (training.findings, 115.0),
+    "training": (training.findings, 110.0),
     "eager": (inference.eager, 45.0),
     "compiled": (inference.compiled, 100.0),
-    "latency": (latency.findings, 70.0),
+    "latency": (latency.findings, 65.0),
     "memory": (memory.findings, 25.0),
     "search": (search.findings, 65.0),
 }
-"""Each part with its seconds. With those of `_GRACE` they are eight minutes together."""
+"""Each part with its seconds. With those of `_GRACE`, and as many for the script's own imports, they are eight minutes together."""
 _GRACE = 10.0
 """Seconds that a part may take more, for its imports and its last measurement: beyond them it is ended."""
 _SMALL_TIMES = 6

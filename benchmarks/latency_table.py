@@ -44,6 +44,10 @@ UNSEEN: list[tuple[str, float, dict[str, Any]]] = [
     ("vit_slim", 0.6, {"width_multiple": 8}),
     ("vit_slim", 0.6, {"patches": "down"}),
     ("vit_slim", 0.42, {"mlp_give": 0.6}),
+    ("merge", 0.85, {}),
+    ("merge", 0.55, {}),
+    ("width", 0.85, {}),
+    ("width", 0.55, {"width_multiple": 8}),
 ]
 
 

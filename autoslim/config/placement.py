@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from autoslim.config.job_field import JobField
 from autoslim.config.setting import Commands, Group, Rules, setting
 from autoslim.core.job import Resources
+from autoslim.core.urls import has_password
 
 
 def _resources(value: Any) -> Any:
@@ -17,6 +18,20 @@ def _resources(value: Any) -> Any:
 
 def _rules(path: str, **rules: Any) -> Rules:
     return Rules(group=Group.PLACEMENT, job=(JobField(path),), decides_plan=False, **rules)
+
+
+def _without_password(url: str) -> str:
+    if has_password(url):
+        # Not the text itself.
+        raise ValueError(
+            "has a password in it, which would be written into the job's files; allowed: a URL without one, and the password in the "
+            "environment: PGPASSWORD or PGPASSFILE for a database, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for MLflow"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_without_password)]
+"""Stands in the job's record, in `job.json` and perhaps in an object store."""
 
 
 class TrialPlacement(BaseModel):
@@ -39,7 +54,7 @@ class TrialPlacement(BaseModel):
     address: str | None = setting(
         "Address of a Ray cluster.", _rules("address", resumable=True, shown_default="a local Ray on loopback")
     )
-    tracking_uri: str | None = setting(
+    tracking_uri: Url | None = setting(
         "URI of an MLflow server.", _rules("tracking_uri", resumable=True, shown_default="SQLite in the output folder")
     )
 
@@ -47,7 +62,7 @@ class TrialPlacement(BaseModel):
 class Placement(TrialPlacement):
     """`output` is the job's folder."""
 
-    storage: str | None = setting("SQLAlchemy URL of the store.", _rules("storage", shown_default="SQLite in the output folder"))
+    storage: Url | None = setting("SQLAlchemy URL of the store.", _rules("storage", shown_default="SQLite in the output folder"))
     output: str = setting(
         "Folder of all files of the job, or its URI, such as s3://bucket/runs/flowers.",
         _rules("output", commands=Commands.NONE, resumable=True),

@@ -11,11 +11,17 @@ from urllib.parse import unquote
 # Greedy up to the last @ of a word: a password may hold an unescaped @ or /, and hiding too much does no harm.
 _CREDENTIALS = re.compile(r"(?<=://)([^:/@\s]*):[^\s'\"]*@")
 _SECRET_ARGUMENT = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret|key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+_PASSWORD_ARGUMENT = re.compile(r"[?&][^=&\s]*(?:password|passwd|token|secret)[^=&\s]*=", re.IGNORECASE)
 
 
 def hide_password(text: str) -> str:
     """`text`, a URL or a message that quotes one, with passwords and tokens shown as `***`."""
     return _SECRET_ARGUMENT.sub(r"\1***", _CREDENTIALS.sub(r"\1:***@", text))
+
+
+def has_password(url: str) -> bool:
+    """Whether a password or a token is in it. A key, which `hide_password` hides, may be the name of a file."""
+    return bool(_CREDENTIALS.search(url) or _PASSWORD_ARGUMENT.search(url))
 
 
 def sqlite_url(path: str | os.PathLike[str]) -> str:

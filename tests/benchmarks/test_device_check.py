@@ -34,7 +34,8 @@ def test_the_table_has_what_was_measured_and_why_the_rest_was_not():
 
 
 def test_all_parts_together_take_eight_minutes_at_most():
-    assert sum(seconds + device_check._GRACE for _, seconds in PARTS.values()) <= 480
+    # The script itself imports what its parts do.
+    assert device_check._GRACE + sum(seconds + device_check._GRACE for _, seconds in PARTS.values()) <= 480
 
 
 def test_a_clock_counts_down():

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
-from autoslim.config import JobSpec, Placement, SpecError, flag_of, parse_yaml, read_json, read_mapping, read_yaml
+from autoslim.config import JobSpec, Placement, SpecError, flag_of, parse_yaml, read_json, read_mapping, read_yaml, validated
 from autoslim.config.schema import FILE, job_schema, render
 from autoslim.core.budget import Budget
 from autoslim.core.constraints import CostLimits
@@ -106,6 +106,22 @@ def test_the_placement_is_the_operators() -> None:
     assert (job.address, job.storage, job.tracking_uri) == ("auto", "sqlite:////s", "http://m")
     for field in ("output", "resources", "concurrency", "address", "storage", "tracking_uri", "id"):
         assert "is not a field" in issues_of(**{field: "x"})[f"/{field}"]
+
+
+@pytest.mark.parametrize("field", ["storage", "tracking_uri"])
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql+psycopg://autoslim:canary@db/autoslim", "postgresql://db/autoslim?password=canary", "https://me:canary@mlflow"],
+)
+def test_a_password_in_a_placement_is_refused_and_not_repeated(field: str, url: str) -> None:
+    with pytest.raises(SpecError, match=rf"^{field} has a password in it, .* PGPASSWORD or PGPASSFILE") as found:
+        validated(Placement, lambda: Placement.model_validate({"output": "/o", field: url}))
+    assert "canary" not in str(found.value)
+
+
+def test_a_placement_may_name_a_user_and_a_file() -> None:
+    url = "postgresql+psycopg://autoslim@db/autoslim?sslkey=/certs/client.pem"
+    assert Placement(output="/o", storage=url, tracking_uri=url).tracking_uri == url
 
 
 @pytest.mark.parametrize(

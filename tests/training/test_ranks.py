@@ -64,6 +64,19 @@ def test_two_ranks_give_the_losses_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chain", [("width", "merge"), ("vit_slim", "dps")])
+def test_two_ranks_give_a_chains_losses_of_one_process(
+    chain: tuple[str, str], context: TrialContext, on_two_ranks: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    """The second one has a rest between its steps, and trains parts in the second."""
+    recipe = make_recipe(*chain, **{**SETTINGS, "epochs": 2.0})
+    alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
+    together, outcome = drain(run_trial(recipe, on_two_ranks, tmp_path / "two"))
+    assert_same_losses(together, alone)
+    assert outcome.flops <= recipe.budget
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "knobs"),
     [

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from autoslim.config import Placement, SpecError, TrialPlacement, validated, variable_name
 from autoslim.core.urls import hide_password
@@ -38,16 +38,6 @@ class DriverSettings(TrialPlacement):
         le=19,
         description="Added to the niceness of drivers on the service's machine and their trials, so that the API answers while they train.",
     )
-
-    @field_validator("tracking_uri")
-    @classmethod
-    def _no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and hide_password(uri) != uri:
-            raise ValueError(
-                f"{hide_password(uri)} has a password in it, which would be written into every job; "
-                "give it as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
-            )
-        return uri
 
     def folder(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id

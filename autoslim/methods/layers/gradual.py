@@ -43,29 +43,31 @@ def prune_gradually(model: nn.Module, knobs: Knobs, progress: float) -> None:
         # A class query in the last block leaves no patch, and is no pruning.
         if part.planned is not None and part.planned > prefix:
             part.eased = None if done >= 1 else round(tokens - done * (tokens - part.planned))
-    # Not in every step: a GPU would be waited for.
-    if [part.eased for part in selectors] != before:
-        _ease_places([part for part in selectors if isinstance(part, FixedTokens)], tokens)
+    fixed = [part for part in selectors if isinstance(part, FixedTokens)]
+    if fixed and [part.eased for part in selectors] != before:
+        _ease_places(fixed, tokens)
 
 
 def _ease_places(selectors: Sequence[FixedTokens], tokens: int) -> None:
     """The places of as many tokens as are `eased`: those that stay longest in the pruned form, then in reading order.
 
-    A place that is removed early is also the first to go on the way there, so that what a block computes has reached it.
+    A place that is removed early is also the first to go on the way there, so that what a block computes has reached it. All of it is
+    computed on the device: a step would wait for what is read from there.
     """
+    device = selectors[0].index.device
     # 1. How many selections each of the image's places outlives; prefix tokens all of them.
-    outlived_T = torch.zeros(tokens, dtype=torch.long)
-    entering = torch.arange(tokens)
+    outlived_T = torch.zeros(tokens, dtype=torch.long, device=device)
+    entering = torch.arange(tokens, device=device)
     for part in selectors:
-        entering = entering[part.index.cpu()]
-        outlived_T[entering] += 1
+        entering = entering.index_select(0, part.index)
+        outlived_T.index_add_(0, entering, torch.ones_like(entering))
     order_T = outlived_T.argsort(descending=True, stable=True)
     # 2. The first of them in this order, among those that enter.
-    entering = torch.arange(tokens)
+    entering = torch.arange(tokens, device=device)
     for part in selectors:
         if part.eased is None:
             part.eased_index = None
             continue
         kept = order_T[: part.eased].sort().values
-        part.eased_index = torch.searchsorted(entering, kept).to(part.index.device)
+        part.eased_index = torch.searchsorted(entering, kept)
         entering = kept

@@ -88,9 +88,10 @@ def propagate_paths(paths_BNN: Tensor, maps_BHNN: Tensor, mask_BN: Tensor, *, re
     return up_BNN + masked_BNN if residual else up_BNN
 
 
-def read_by_head(shape: ViTShape) -> Tensor:
-    """The start of the recursion, diag(G_L): 1 for the tokens that the head reads, (N,)."""
-    read_N = torch.zeros(shape.tokens)
+def read_by_head(shape: ViTShape, like: Tensor) -> Tensor:
+    """The start of the recursion, diag(G_L): 1 for the tokens that the head reads, (N,), of the type of `like` and where that is."""
+    # Made on the device: a copy to a GPU would be waited for in every step that trains scorers.
+    read_N = like.new_zeros(shape.tokens)
     if shape.reads_prefix_alone:
         # A distilled DeiT's second classifier reads the distillation token.
         read_N[: shape.classifiers] = 1
@@ -187,7 +188,7 @@ class Descent:
         self._batch = batch_of_maps(shape.heads, shape.tokens)
         self._left = list(zip(blocks, (torch.split(x_BND, self._batch) for x_BND in tokens[:-1]), strict=True))
         # G_L is diag(m_L), the same for every image until its own attention comes in.
-        read_N = read_by_head(shape).to(tokens[0])
+        read_N = read_by_head(shape, tokens[0])
         self._paths = [torch.diag(read_N).expand(len(part), -1, -1) for part in self._left[-1][1]]
         self._maps: list[Tensor] = []
         masks = (len(tokens[0]), shape.patches) if own else (shape.patches,)

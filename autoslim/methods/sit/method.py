@@ -185,8 +185,8 @@ class SiT(Method):
             x_BPD = _entering(steps[block], student, x_B3HW)[:, shape.prefix_tokens :]
             if knobs["slots"] == "image":
                 init_seeded(steps[block], places_P2, sharpness=knobs["sharpness"])
-                # A made token is where its seed was.
-                places_P2 = places_P2[steps[block].seed]
+                # A made token is where its seed was. Places are chosen one after the other, on the CPU.
+                places_P2 = places_P2[steps[block].seed.cpu()]
             else:
                 init_slimming(steps[block], x_BPD, made, sharpness=knobs["sharpness"])
         reverse = self._reverse(shape, context.plan, knobs).to(x_B3HW)

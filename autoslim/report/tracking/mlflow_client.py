@@ -20,6 +20,7 @@ from autoslim.report.tracking.datasets import LoggedSplit
 from autoslim.report.tracking.description import EXPERIMENT_NOTE
 from autoslim.report.tracking.registry import VersionCandidate, register
 from autoslim.report.tracking.run_content import Point, RunContent
+from autoslim.storage.faults import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -168,7 +169,7 @@ class TrackingServer:
             except MlflowException as error:
                 if error.error_code not in _NO_REGISTRY:
                     raise
-                reason = " ".join(str(error).split())[:300]
+                reason = " ".join(without_secrets(str(error)).split())[:300]
                 _log.warning("MLflow at %s did not register the model for %s: %s", self.uri, model.label, reason)
 
     @property
@@ -205,7 +206,7 @@ class TrackingServer:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> UnavailableError:
-        reason = " ".join(hide_password(str(error)).split())
+        reason = " ".join(without_secrets(str(error)).split())
         return UnavailableError(f"MLflow at {self.uri} cannot be used: {reason[:300]}")
 
 

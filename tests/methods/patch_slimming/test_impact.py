@@ -100,7 +100,9 @@ def test_attention_maps_are_those_of_the_blocks(model: str):
     ],
 )
 def test_the_chain_starts_from_what_the_head_reads(model: str, reads: list[int]):
-    assert read_by_head(make_dense(model).shape).nonzero()[:, 0].tolist() == list(reads)
+    read_N = read_by_head(make_dense(model).shape, torch.empty(0, dtype=torch.float64))
+    assert read_N.dtype == torch.float64
+    assert read_N.nonzero()[:, 0].tolist() == list(reads)
 
 
 def test_each_pass_over_the_measured_images_is_a_sign_of_life(monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import os
 import socket
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from autoslim.errors import RequestError, UnavailableError
 from autoslim.report.tracking import MlflowSync, default_tracking_uri
 from autoslim.report.tracking.datasets import logged_splits
 from autoslim.report.tracking.description import front_note
+from autoslim.report.tracking.mlflow_client import TrackingServer
 from autoslim.store import JobState, Store
 
 IMAGES = {"train": 1293, "validation": 144, "test": 360}
@@ -353,6 +355,18 @@ def test_what_mlflow_missed_while_it_was_down_is_logged_later(store, job, client
     assert "secret" not in str(caught.value)
     assert MlflowSync(store, job.id).sync() == 5
     assert len(runs_of(client)[1]) == 4
+
+
+def test_an_error_of_the_artifacts_store_is_told_without_its_credentials(tmp_path, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCESS_KEY", "canary-value")
+    server = TrackingServer("http://mlflow", "autoslim", artifacts=None)
+    server._client = SimpleNamespace(log_artifacts=refuse)
+    with pytest.raises(UnavailableError, match=r"^MLflow at http://mlflow cannot be used: PUT https://account/x, key \*\*\*$"):
+        server.upload("run", tmp_path)
+
+
+def refuse(run_id, folder):
+    raise OSError("PUT https://account/x, key canary-value")
 
 
 def test_limits_on_waiting_leave_the_environment_as_it_was(store, job, monkeypatch):
