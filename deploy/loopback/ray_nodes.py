@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import os
 import shutil
@@ -91,7 +92,16 @@ class RayNodes:
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
                 found = json.load(reply)["data"]["result"]["result"]
-        except (urllib.error.URLError, TimeoutError, ConnectionError, KeyError, TypeError, json.JSONDecodeError):
+        # HTTPException: while nobody listens on the port, Linux may connect a client to itself, which then reads its own request.
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            TimeoutError,
+            ConnectionError,
+            KeyError,
+            TypeError,
+            json.JSONDecodeError,
+        ):
             return []
         return [node for node in found if node["state"] == "ALIVE"]
 
