@@ -8,7 +8,7 @@ environment.json                     versions and resources of the last attempt,
 earlier.json                         what is reused from earlier searches
 webhook.json                         notifications that wait, and the ids of those that were delivered
 cache/                               prepared images, the adapted dense model, results that trials share
-trials/<recipe key>/                 checkpoint and model of each trial
+trials/<recipe key>/                 checkpoint and model of each trial, and the stacks of one that hung
 """
 
 from __future__ import annotations

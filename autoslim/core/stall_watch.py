@@ -22,6 +22,9 @@ _SPARE_SECONDS = 60.0
 """For the thread that watches to come back, and for the end of the process. What hangs may hold the interpreter or the log, or be the file
 system that the reason is left on: then a thread of faulthandler's own, which needs none of them, ends the process."""
 
+_MOST_SECONDS = 1e8
+"""Three years: what stands for a longer limit where faulthandler is told one. It takes at most some three hundred years."""
+
 _STDERR = 2
 """As a descriptor: Python's own stream has a lock, which a thread that hangs may have."""
 
@@ -94,7 +97,7 @@ class StallWatch:
             try:
                 self.look()
                 # Ends the process unless it is put off in time.
-                faulthandler.dump_traceback_later(self._limit + _SPARE_SECONDS, file=_STDERR, exit=True)
+                faulthandler.dump_traceback_later(min(self._limit, _MOST_SECONDS) + _SPARE_SECONDS, file=_STDERR, exit=True)
             except (MemoryError, RuntimeError):
                 # No memory for an object, or for faulthandler's thread: at the next look there may be.
                 continue

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import pytest
 
-from autoslim.core import activity
+from autoslim.core import activity, stall_watch
 from autoslim.core.stall_watch import StallWatch
 
 
@@ -44,6 +46,20 @@ def test_work_that_begins_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = StallWatch(1e5, end=pytest.fail)
     with watch.working():
         watch.look()
+
+
+def test_a_limit_of_any_length_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    later, armed = stall_watch.faulthandler.dump_traceback_later, threading.Event()
+
+    def arm(*arguments: Any, **named: Any) -> None:
+        later(*arguments, **named)
+        armed.set()
+
+    monkeypatch.setattr(stall_watch.faulthandler, "dump_traceback_later", arm)
+    monkeypatch.setattr(stall_watch, "_LOOK_SECONDS", 0.01)
+    watch = StallWatch(1e12).start()
+    assert armed.wait(10)
+    watch.stop()
 
 
 HANGS = """
