@@ -119,10 +119,11 @@ def losses_on_a_gpu(method: str, knobs: Knobs, *, trains: bool) -> tuple[set[str
         student, own, loss = finished.model, finished.knobs, METHODS[method].finetune_loss
         if finished.companion is not None:
             student.companion = finished.companion
+    teacher = copy.deepcopy(dense.module).eval()
     with pretended_gpu() as copies:
         given = batch.LazyDistillationBatch(
             move(student.train()),
-            move(copy.deepcopy(dense.module).eval()),
+            move(teacher),
             on_gpu(torch.empty(4, 3, *dense.shape.image_size)),
             on_gpu(torch.empty(4, dtype=torch.long)),
             TrainingSettings(),
