@@ -69,7 +69,7 @@ def test_every_value_says_where_it_comes_from(shown, tmp_path: Path, monkeypatch
     (tmp_path / "client.toml").write_text('key = "hush"\n')
     (tmp_path / "client.toml").chmod(0o600)
     monkeypatch.setenv("AUTOSLIM_EPOCHS", "2")
-    monkeypatch.setenv("AUTOSLIM_STORAGE", "postgresql://me:hush@db/autoslim")
+    monkeypatch.setenv("AUTOSLIM_STORAGE", "postgresql://me@db/autoslim")
     values = shown("job.yaml", "--seed", "5", "--concurrency", "2")
     assert values == {
         "model": ("m", "job.yaml"),
@@ -79,7 +79,7 @@ def test_every_value_says_where_it_comes_from(shown, tmp_path: Path, monkeypatch
         "epochs": (2.0, "environment"),
         "seed": (5, "flag"),
         "concurrency": (2, "flag"),
-        "storage": ("postgresql://me:***@db/autoslim", "environment"),
+        "storage": ("postgresql://me@db/autoslim", "environment"),
         "key": ("set, not shown", str(tmp_path / "client.toml")),
     }
     resolved = shown("job.yaml", "--resolved")

@@ -164,7 +164,9 @@ def test_no_loss_of_features_copies_between_memory_and_a_gpu():
 
 
 @pytest.mark.parametrize("side", [32, 80])
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize(
+    "augmentation", [pytest.param(name, marks=CI_ONLY if name == "strong" else ()) for name in AUGMENTATIONS]
+)
 def test_a_batch_is_made_on_a_gpu_without_a_copy(augmentation: str, side: int):
     stored, size = (side + 8, side + 8), (side, side)
     augment = Augmentation(augmentation, stored=stored, size=size, flip=True, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))

@@ -150,6 +150,8 @@ def test_each_further_image_is_tuned_on_as_often_as_a_cached_one_and_always_in_t
     assert seen.tolist() == [CANDIDATE_EPOCHS] * 26
 
 
+@pytest.mark.slow
+@pytest.mark.short
 def test_a_search_reads_further_images_where_its_share_pays_for_them_alone():
     # 16 images are cached, and 8 are left.
     trainer = SplitTrainer(24, epochs=400.0)
