@@ -222,6 +222,7 @@ UNDECIDING: dict[str, Any] = {
     "max_form_drop": 1.0,
     "webhook": "https://hooks.example.org/autoslim",
     "priority": 9,
+    "stall_minutes": 5.0,
 }
 
 
