@@ -309,7 +309,9 @@ class Coordinator:
     def stalled(self, number: int) -> str | None:
         """Why the trial's process has ended itself, in words; None where it has not."""
         with self._lock:
-            return StallNote(self.output.trial(self._running[number].recipe.key), self.mirror).read()
+            folder = self.output.trial(self._running[number].recipe.key)
+        # Without the lock: a store may be slow to answer.
+        return StallNote(folder, self.mirror).read()
 
     def lost(
         self, number: int, reason: str, error: str, *, retries: int | None, error_class: str = ErrorClass.WORKER_LOST
