@@ -125,7 +125,7 @@ def perform(run: Run, data: Path, output: Path, settings: Settings) -> None:
         minutes=(time.monotonic() - began) / 60,
         knobs={step.method: step.knobs for step in outcome.recipe.steps},
     )
-    _write(folder, facts)
+    write_facts(folder, facts)
 
 
 @contextlib.contextmanager
@@ -191,7 +191,7 @@ def _share(budget: str) -> float:
     return share
 
 
-def _write(folder: Path, facts: Facts) -> None:
+def write_facts(folder: Path, facts: Facts) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "facts.json", facts.to_json(indent=1))
 
@@ -228,7 +228,7 @@ def _perform_or_record(run: Run, data: Path, output: Path, settings: Settings) -
 
 def _fail(run: Run, output: Path, reason: str, *, infeasible: bool = False) -> None:
     facts = Facts(name=run.name, budget=run.budget, seed=run.seed, error=reason, infeasible=infeasible)
-    _write(output / "runs" / run.folder, facts)
+    write_facts(output / "runs" / run.folder, facts)
 
 
 def estimated_minutes(run: Run, settings: Settings) -> float:

@@ -12,6 +12,9 @@ left then, and the same command goes on with it. The teacher's logits are comput
 --second-start is the same at 35 % on a model that was trained without patch dropout (`dense_start.py`; first, where --output has none):
 one that knows images with holes may care less about which patches it sees.
 
+--archive names a file that keeps the finished runs, such as benchmarks/data/methods_cifar10.parquet, of which the published tables are:
+with --table they are printed without a run.
+
 --start takes the path of another dense model, such as one of another family (`dense_start.py --family`), and --source another data set
 that it is trained for.
 
@@ -23,10 +26,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
 from dense_start import train_start
+from methods_archive import read_archive, write_archive
 from methods_report import Results, table
 from methods_rows import BASELINES, OURS, RESTS, ROWS, VARIANTS, unknown_row
 from methods_runs import IMAGES, START, TRAINING, Settings, estimated_minutes, is_done
@@ -56,6 +61,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hours", type=float, help="of the runs of this call, 0 for no limit (default: 2)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated minutes, and start none")
     parser.add_argument("--table", action="store_true", help="print the table of the finished runs, and start none")
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        help="a Parquet file of finished runs: those that --output lacks are taken from it, and all are kept in it",
+    )
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error(f"AUTOSLIM_DATA must name the folder that holds {arguments.source}/ and the dense model")
@@ -82,8 +92,14 @@ def main() -> None:
     start = str(output / "start" / "model") if arguments.second_start else arguments.start
     if Path(start).is_dir():
         start = str(Path(start).absolute())
+    if arguments.archive is not None and Path(start).is_absolute():
+        sys.exit(f"--archive is for runs of a dense model among the data, not for {start}, which another machine does not have")
     settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=start, source=arguments.source)
     runs = planned(arguments.only, arguments.budgets, arguments.seeds, arguments.baseline_seeds)
+    if not arguments.dry_run:
+        same_settings(output, settings)
+        if arguments.archive is not None and arguments.archive.is_file():
+            read_archive(arguments.archive, output, settings)
     todo = [run for run in runs if not is_done(output, run)]
     minutes = [estimated_minutes(run, settings) for run in todo]
     if arguments.dry_run:
@@ -92,13 +108,16 @@ def main() -> None:
             f"{len(todo)} runs to do, {len(runs) - len(todo)} done; about {math.ceil(sum(minutes) / arguments.processes)} minutes"
         )
         return
-    same_settings(output, settings)
     began, left = time.monotonic(), 0
     if todo and not arguments.table:
         if arguments.second_start:
             train_start(output / "start", data / settings.source)
         ends = time.monotonic() + 3600 * arguments.hours if arguments.hours else math.inf
-        left = carry_out(todo, data, output, settings, arguments.processes, ends=ends)
+        try:
+            left = carry_out(todo, data, output, settings, arguments.processes, ends=ends)
+        finally:
+            if arguments.archive is not None:
+                write_archive(arguments.archive, output, settings)
     print(table(Results(output, runs), arguments.only, arguments.budgets))
     if arguments.table:
         return

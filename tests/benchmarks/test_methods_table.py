@@ -13,6 +13,7 @@ import methods_table
 import numpy as np
 import pytest
 from helpers.tiny import make_dense, share_of_dense
+from methods_archive import read_archive, write_archive
 from methods_report import Results, table
 from methods_rows import CHAINS, COMPARED, OURS, RESTS, ROWS, VARIANTS, unknown_row
 from methods_runs import PRUNED_HITS, TRAINING, Facts, Run, Settings, estimated_minutes, is_done, make_recipe
@@ -225,3 +226,43 @@ def test_what_cannot_be_reached_is_said_once_and_is_no_failure(tmp_path: Path):
     text = table(Results(tmp_path, runs), ("sit",), ("15%",))
     assert text.count("- cannot be reached: sit at 15%: its cheapest form has 31M, above the budget of 28M") == 1
     assert "failed" not in text
+
+
+# The archive.
+
+
+def test_finished_runs_give_the_same_table_in_another_folder_through_an_archive(tmp_path: Path):
+    names = ("width", "random_units", "sit")
+    runs = planned(names, ("50%", "15%"), (0,))
+    first, second, file = tmp_path / "first", tmp_path / "second", tmp_path / "runs.parquet"
+    for run, test in zip(runs[:2], (0.723, 0.701), strict=True):
+        write(first, run, test, pruned=test / 2)
+    write(first, runs[2], error="DivergedError: the loss is nan")
+    write(first, runs[5], error="its cheapest form has 31M", infeasible=True)
+    assert write_archive(file, first, SETTINGS) == 3
+    # What the folder has already stays.
+    write(second, runs[1], 0.5, pruned=0.1)
+    assert read_archive(file, second, SETTINGS) == 2
+    assert [run for run in runs if is_done(second, run)] == [runs[0], runs[1], runs[5]]
+    assert read_archive(file, second, SETTINGS) == 0
+    (second / "runs" / runs[1].folder / "facts.json").unlink()
+    assert read_archive(file, second, SETTINGS) == 1
+    (first / "runs" / runs[2].folder / "facts.json").unlink()
+    assert table(Results(second, runs), names, ("50%", "15%")) == table(Results(first, runs), names, ("50%", "15%"))
+
+
+def test_an_archive_of_other_settings_is_refused(tmp_path: Path):
+    file = tmp_path / "runs.parquet"
+    write(tmp_path, Run(name="tome", budget="50%", seed=0), 0.7)
+    write_archive(file, tmp_path, SETTINGS)
+    with pytest.raises(SystemExit, match="runs of other settings"):
+        read_archive(file, tmp_path / "other", SETTINGS.replace(epochs=10.0))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_archive_holds_no_path_of_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("AUTOSLIM_DATA", str(tmp_path))
+    words = ["--output", str(tmp_path / "runs"), "--second-start", "--table", "--archive", str(tmp_path / "runs.parquet")]
+    monkeypatch.setattr(sys, "argv", ["methods_table.py", *words])
+    with pytest.raises(SystemExit, match="which another machine does not have"):
+        methods_table.main()
