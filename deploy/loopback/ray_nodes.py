@@ -61,6 +61,8 @@ class RayNodes:
         scratch = file.read_text() if resume else tempfile.mkdtemp(prefix="asr-", dir="/tmp")
         self.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(scratch)
+        # Where the former head has said that it runs: as long as a node on this machine waits for it, Ray refuses a second one there.
+        (Path(scratch) / "ray_current_cluster").unlink(missing_ok=True)
         options = ["--head", f"--node-ip-address={_ADDRESS}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
         options += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
         # No trial on the head: one that exhausts the memory would take the whole cluster down.

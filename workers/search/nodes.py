@@ -14,6 +14,13 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray_state.get_draining_nodes())
 
 
+def own_node_is_lost() -> bool:
+    """Whether the cluster counts the node as dead that this driver is connected to. Ray has ended all that the driver had running, and
+    refuses whatever else it asks for, but does not end the driver."""
+    own = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes())
+
+
 def usable_nodes() -> tuple[Node, ...]:
     """The nodes that are alive and are not told to end."""
     draining = draining_nodes()

@@ -74,7 +74,7 @@ def run_trials(
                 name=name,
                 storage_path=scratch,
                 verbose=0,
-                stop=_StopWhen(is_up),
+                stop=_StopWhen(lambda: searcher.over or is_up()),
                 # The coordinator runs a trial again (`Coordinator.lost`).
                 failure_config=tune.FailureConfig(max_failures=0),
                 # A trial writes its own checkpoints, every epoch (`autoslim.training.checkpoint`).

@@ -8,20 +8,23 @@ coordinator counts the losses, since Tune would count a node that leaves as a fa
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ray.exceptions import OutOfMemoryError as RayOutOfMemory
+from ray.exceptions import RayError
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from autoslim.core.job import Resources
 from autoslim.core.result import EpochReport, ErrorClass, Outcome
-from autoslim.errors import AutoslimError, PreemptedError
+from autoslim.errors import AutoslimError, PreemptedError, UnavailableError
 from workers.search.coordinator import NODE_RETRIES, RETRIES, Coordinator
+from workers.search.nodes import own_node_is_lost
 from workers.search.slots import Slots
 from workers.search.tune_trainable import trial_config
 
@@ -40,11 +43,19 @@ _LOST_NODE = ("its node has died", "is unavailable")
 """In Ray's error for an actor on a node that has ended, or that cannot be reached."""
 # Longer than a new worker takes to import PyTorch, so that a trial that merely starts is none that waits.
 _STANDSTILL_SECONDS = 45.0
+_LOOK_SECONDS = 5.0
+"""Between two looks at the driver's node while no trial runs."""
+_OWN_NODE_LOST = (
+    "the Ray cluster has lost the node that this search is connected to, and gives it no place for trials any more\n"
+    "Its raylet or the head has ended, or they could not reach each other. Finished trials are kept: continue with --resume"
+)
+
+_log = logging.getLogger(__name__)
 
 
 class CoordinatorSearcher(Searcher):  # type: ignore[misc]
     """`common` is what the configurations of all trials have in common (`trial_config`), and `of_model` what those of a recipe's `model`
-    have beside it. At most `slots.running` trials are given to Tune at a time."""
+    have beside it. At most `slots.running` trials are given to Tune at a time. `over` is whether Tune has to end at once."""
 
     def __init__(
         self,
@@ -59,6 +70,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         self._common, self._of_model = dict(common), of_model
         # Trials that Tune runs now: their numbers in the store, by Tune's own ids.
         self._numbers: dict[str, int] = {}
+        self.over = False
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -144,6 +156,12 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             coordinator = self._coordinator
             self._guard(lambda: coordinator.wait(reason))
 
+    def end(self, error: AutoslimError) -> None:
+        """The search cannot go on; what Tune still has is never started."""
+        self.over = True
+        if self._coordinator is not None:
+            self._coordinator.fatal = self._coordinator.fatal or error
+
     def _guard(self, action: Callable[[], T]) -> T | None:
         """Runs `action`. An exception would end Tune's event loop half-way; as `fatal` it ends the search in order."""
         try:
@@ -199,20 +217,27 @@ class LostWorkerCallback(Callback):  # type: ignore[misc]
 
 class StandstillCallback(Callback):  # type: ignore[misc]
     """Says so where trials wait for a place and none runs: the nodes that they fit on are gone or full of other jobs, or their workers
-    take long to start on a busy machine.
+    take long to start on a busy machine. Ends the search where the cluster has lost the driver's own node (`is_lost`), and so gives it no
+    place any more.
 
     `clock` is in seconds.
     """
 
     def __init__(
-        self, searcher: CoordinatorSearcher, resources: Resources, *, clock: Callable[[], float] = time.monotonic
+        self,
+        searcher: CoordinatorSearcher,
+        resources: Resources,
+        *,
+        is_lost: Callable[[], bool] = own_node_is_lost,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._searcher, self._clock = searcher, clock
+        self._searcher, self._is_lost, self._clock = searcher, is_lost, clock
         counts = ((resources.cpu, "CPU"), (resources.gpu, "GPU"))
         needs = " and ".join(f"{count:g} {name}{'' if count == 1 else 's'}" for count, name in counts if count)
         self._reason = f"no trial runs: waiting for a node with {needs} free, or for a worker to start there"
         self._since: float | None = None
         self._told = False
+        self._looked = float("-inf")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         states = {trial.status for trial in trials}
@@ -224,3 +249,15 @@ class StandstillCallback(Callback):  # type: ignore[misc]
         if stands_still is not self._told:
             self._told = stands_still
             self._searcher.waits(self._reason if stands_still else None)
+        if stands_still and self._clock() - self._looked >= _LOOK_SECONDS:
+            self._looked = self._clock()
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            lost = self._is_lost()
+        except RayError as error:
+            _log.warning("cannot ask Ray for its nodes: %s", error)
+            return
+        if lost:
+            self._searcher.end(UnavailableError(_OWN_NODE_LOST))

@@ -17,7 +17,7 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import Resources
 from autoslim.core.result import ErrorClass, TrialState
 from autoslim.core.urls import default_url
-from autoslim.errors import PreemptedError
+from autoslim.errors import PreemptedError, UnavailableError
 from autoslim.storage.mirror import NO_MIRROR
 from autoslim.store import Store
 from workers.search.coordinator import NODE_RETRIES, RETRIES
@@ -31,10 +31,12 @@ from workers.search.tune_searcher import _STANDSTILL_SECONDS, CoordinatorSearche
 
 @pytest.fixture
 def search():
-    """`now` is the time, `told` what the search has said; `step` is a round of Tune with trials in these states."""
-    search = SimpleNamespace(now=0.0, told=[])
-    searcher = SimpleNamespace(waits=search.told.append)
-    callback = StandstillCallback(searcher, Resources(cpu=2, gpu=0.5), clock=lambda: search.now)
+    """`now` is the time, `told` what the search has said, `ended` why it cannot go on, `lost` what the cluster says of its node; `step` is
+    a round of Tune with trials in these states."""
+    search = SimpleNamespace(now=0.0, told=[], ended=[], lost=lambda: False)
+    searcher: Any = SimpleNamespace(waits=search.told.append, end=search.ended.append)
+    resources = Resources(cpu=2, gpu=0.5)
+    callback = StandstillCallback(searcher, resources, is_lost=lambda: search.lost(), clock=lambda: search.now)
 
     def step(*states, after=0.0):
         search.now += after
@@ -65,6 +67,33 @@ def test_a_search_with_a_trial_that_runs_or_none_that_waits_does_not_stand_still
     search.step("PENDING", after=1)
     search.step("PENDING", after=_STANDSTILL_SECONDS - 1)
     assert search.told == []
+
+
+def test_a_search_whose_own_node_is_lost_ends_once_no_trial_runs(search):
+    looks = []
+    search.lost = lambda: looks.append(search.now) or len(looks) > 2
+    for _ in range(3):
+        search.step("RUNNING", after=100)
+    assert looks == []
+    search.step("PENDING")
+    for _ in range(10):
+        search.step("PENDING", after=5)
+    assert not search.ended
+    for _ in range(10):
+        search.step("PENDING", after=1)
+    assert len(looks) == 3
+    assert "has lost the node that this search is connected to" in str(search.ended[0])
+    assert isinstance(search.ended[0], UnavailableError)
+
+
+def test_a_cluster_that_does_not_answer_is_no_lost_node(search):
+    def fails():
+        raise RayError("the head is away")
+
+    search.lost = fails
+    search.step("PENDING")
+    search.step("PENDING", after=2 * _STANDSTILL_SECONDS)
+    assert search.told and not search.ended
 
 
 ONE_SLOT = Slots(Resources(), most=9, concurrency=None, follows=False, nodes=lambda: [Node(cpus=1.0)])
