@@ -79,7 +79,14 @@ class SmallerImage(PruneThenFinetune):
         fewer = (shape.patches - patches) * shape.patch_inputs * shape.dim
         extras = (
             Extra(name="resizing", place="stem", matmuls=resize, norms=0),
-            Extra(name="patches that are not embedded", place="stem", matmuls=-fewer, norms=0),
+            # Nor do they have a position.
+            Extra(
+                name="patches that are not embedded",
+                place="stem",
+                matmuls=-fewer,
+                norms=0,
+                params=-(shape.patches - patches) * shape.dim,
+            ),
         )
         tokens = (patches + shape.prefix_tokens,) * shape.depth
         return plan.with_tokens(tokens).replace(extras=(*plan.extras, *extras))

@@ -20,6 +20,7 @@ from faults.user import SPEC
 
 # Each with a budget of its own, so that its plan has to be made: until then there is no answer.
 _BUDGETS = ("41%", "42%", "43%", "44%", "45%", "46%", "47%", "48%")
+_SUBMIT_SECONDS = 60.0
 
 
 def _frozen(stage: Stage) -> str:
@@ -62,19 +63,22 @@ def _holds_lock(stage: Stage, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _killed_during_submits(stage: Stage) -> str:
-    """Other requests, each repeated under its key until there is an answer, while the API is killed and started again."""
+    """Other requests, each repeated under its key until there is an answer, while the API is killed and started again: at the first answer,
+    when the others wait for theirs."""
     keys = {budget: str(uuid.uuid4()) for budget in _BUDGETS}
     answers: dict[str, str] = {}
+    answered = threading.Event()
 
     def submit(budget: str) -> None:
         answers[budget] = until(lambda: _submitted(stage, budget, keys[budget]), "an answer to a submit")
+        answered.set()
 
     threads = [threading.Thread(target=submit, args=(budget,)) for budget in _BUDGETS]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
-    assert not answers, "a submit was answered before the API was killed"
+    answered.wait()
     stage.service.api.send_signal(signal.SIGKILL)
+    assert len(answers) < len(keys), "every submit was answered before the API was killed"
     stage.service.end()
     stage.service.start()
     for thread in threads:

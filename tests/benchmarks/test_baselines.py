@@ -33,6 +33,7 @@ from torch.nn import functional
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import Knobs
 from autoslim.cost import COUNTERS_AGREE_WITHIN, count_flops, count_flops_torch, predict
+from autoslim.cost.params import predict_params
 from autoslim.errors import UnsupportedModelError
 from autoslim.methods import METHODS, SlimmedModel, StepContext, solve
 from autoslim.methods.base import logits_of
@@ -109,13 +110,14 @@ def logits(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor
 @pytest.mark.parametrize(
     ("name", "model"), [pytest.param(*case, marks=() if case[1] == "distilled" else pytest.mark.slow) for case in CASES]
 )
-def test_flops_are_measured_as_predicted_and_within_the_budget(name: str, model: str):
+def test_costs_are_measured_as_predicted_and_within_the_budget(name: str, model: str):
     dense = make_dense(model)
     for share in (0.8, 0.6):
         found = finished(name, dense, share)
         predicted = predict(dense.shape, found.plan)
         assert count_flops(found.model, dense.shape.image_size) == predicted.total <= share_of_dense(dense.shape, share)
         without_norms = predicted.total - predicted.norms - sum(extra.norms for extra in found.plan.extras)
+        assert sum(p.numel() for p in found.model.parameters()) == predict_params(dense.shape, found.plan)
         assert (
             abs(count_flops_torch(found.model, dense.shape.image_size) - without_norms) <= COUNTERS_AGREE_WITHIN * without_norms
         )
