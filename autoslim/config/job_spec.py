@@ -262,8 +262,8 @@ class JobSpec(BaseModel):
         gt=0,
     )
     stall_minutes: float = setting(
-        "End the process of a trial that makes no step and gives no other sign of life for this many minutes, and run the trial again "
-        "from its checkpoint; 0 never does.",
+        "End the process of a trial, or of the dense model's adaptation, that makes no step and gives no other sign of life for this many "
+        "minutes, and run it again from its checkpoint; 0 never does.",
         Rules(group=Group.SEARCH, job=(JobField("stall_minutes"),), resumable=True, decides_plan=False),
         ge=0,
     )

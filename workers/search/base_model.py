@@ -11,6 +11,7 @@ import ray
 from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
+from autoslim.core.stall_watch import StallWatch
 from autoslim.data import PreparedDataset, open_reference
 from autoslim.report.dense_models import chance_warning
 from autoslim.storage.mirror import NO_MIRROR, Mirror
@@ -22,20 +23,26 @@ from workers.search.resources import trial_resources, trial_threads
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _adapt(output: str, request: str, dataset: str, folder: str, threads: int) -> Iterator[str]:
-    """Streams EpochReports, and the BaseFacts last, as JSON. A retry continues from the checkpoint of the worker that was lost."""
+def _adapt(output: str, request: str, dataset: str, folder: str, threads: int, stall_seconds: float) -> Iterator[str]:
+    """Streams EpochReports, and the BaseFacts last, as JSON. A retry continues from the checkpoint of the worker that was lost, or that
+    has ended itself since it did nothing for `stall_seconds`; 0 is no limit."""
     import torch
 
     torch.set_num_threads(threads)
-    mirror = Mirror.of(output)
-    images = open_reference(dataset)
-    reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
-    while True:
-        try:
-            yield next(reports).to_json()
-        except StopIteration as end:
-            yield end.value.to_json()
-            return
+    stalls = StallWatch(stall_seconds).start()
+    try:
+        with stalls.working():
+            mirror = Mirror.of(output)
+            images = open_reference(dataset)
+            reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
+            while True:
+                try:
+                    yield next(reports).to_json()
+                except StopIteration as end:
+                    yield end.value.to_json()
+                    return
+    finally:
+        stalls.stop()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +80,9 @@ def adapt_dense_model(
         num_gpus=trial_resources(job).gpu,
         num_returns="streaming",
         name=f"{job.id} adapt {called}",
-    ).remote(mirror.address, request.to_json(), dataset.reference, mirror.name(folder), trial_threads(job))
+    ).remote(
+        mirror.address, request.to_json(), dataset.reference, mirror.name(folder), trial_threads(job), 60 * job.stall_minutes
+    )
     console.on_step(called)
     last = ""
     with unwrapped_task_errors(f"the {called} could not be prepared"):
