@@ -82,6 +82,7 @@ class Coordinator:
         self._again: deque[TrialAssignment] = deque()
         # Losses since a trial's last report of progress, and the epoch of that report.
         self._losses: Counter[int] = Counter()
+        self._stalls: dict[int, str] = {}
         self._furthest: dict[int, float] = {}
         self._search_ended = False
         self._refinement_recipes: list[tuple[str, Recipe]] | None = None
@@ -311,7 +312,11 @@ class Coordinator:
         with self._lock:
             folder = self.output.trial(self._running[number].recipe.key)
         # Without the lock: a store may be slow to answer.
-        return StallNote(folder, self.mirror).read()
+        found = StallNote(folder, self.mirror).read()
+        if found is None or found.note == self._stalls.get(number):
+            return None
+        self._stalls[number] = found.note
+        return found.sentence
 
     def lost(
         self, number: int, reason: str, error: str, *, retries: int | None, error_class: str = ErrorClass.WORKER_LOST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,21 @@ from workers.search.stall_note import StallNote
 REASON = "stalled: no step, batch or other sign of life for 60.1 minutes (--stall-minutes 60)"
 
 
+def sentence(note: StallNote) -> str:
+    found = note.read()
+    assert found is not None
+    return found.sentence
+
+
 def test_the_reason_is_read_by_the_driver_and_the_stacks_by_people(tmp_path: Path) -> None:
     trial = tmp_path / "trials" / "key"
     note = StallNote(trial, NO_MIRROR)
     assert note.read() is None
     note.write(REASON)
-    assert (
-        StallNote(trial, NO_MIRROR).read()
-        == f"{REASON}; the stacks of its threads are in trials/key/stalled/stacks.txt of the output"
-    )
-    first, *stacks = (trial / "stalled" / "stacks.txt").read_text().splitlines()
+    assert sentence(note) == f"{REASON}; the stacks of its threads are in trials/key/stalled/stacks.txt of the output"
+    first, process, *stacks = (trial / "stalled" / "stacks.txt").read_text().splitlines()
     assert first == REASON
+    assert process.startswith(f"process {os.getpid()}, ")
     assert any(f'File "{__file__}"' in place for place in stacks)
     note.delete()
     assert note.read() is None
@@ -36,7 +41,7 @@ def test_where_machines_share_no_folder_it_is_in_the_store(tmp_path: Path) -> No
     trial, seen = (StallNote(mirror.root / "trials" / "key", mirror) for mirror in (worker, driver))
     assert seen.read() is None
     trial.write(REASON)
-    assert seen.read() == f"{REASON}; the stacks of its threads are in trials/key/stalled.tar of the output"
+    assert sentence(seen) == f"{REASON}; the stacks of its threads are in trials/key/stalled.tar of the output"
     trial.delete()
     assert seen.read() is None
 

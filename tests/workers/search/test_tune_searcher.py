@@ -206,7 +206,20 @@ def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_pa
             search.lose("The actor died unexpectedly before finishing this task.")
         result = search.store.trials(search.job.id)[trial["trial_number"]]
         assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.WORKER_LOST)
-        assert result.error.splitlines()[-1] == note.read()
+        found = note.read()
+        assert found is not None
+        assert result.error.splitlines()[-1] == found.sentence
+
+
+def test_the_note_of_a_try_that_hung_is_no_reason_of_the_next_one_that_is_lost_with_its_node_before_it_begins(tmp_path):
+    with searching(tmp_path) as search:
+        trial = search.suggest()
+        StallNote(Path(trial["trial_folder"]), NO_MIRROR).write("stalled: no step for 60.1 minutes")
+        search.lose("The actor died unexpectedly before finishing this task.")
+        for _ in range(RETRIES + 1):
+            assert search.suggest()["trial_number"] == trial["trial_number"]
+            search.lose(GONE)
+        assert search.store.trials(search.job.id)[trial["trial_number"]].state is TrialState.RUNNING
 
 
 def test_a_trial_whose_worker_was_lost_otherwise_does_not_speak_of_memory(tmp_path):
