@@ -9,11 +9,12 @@ DEMO := --model deit_tiny_patch16_224 --from-scratch \
   --flops 50% --flops 40% --trials 9 --epochs 4 --base-epochs 24 --base-lr 3e-3 --batch-size 32 \
   --space smoke --concurrency 2 --speed onnxruntime --output $(DEMO_OUTPUT)
 FAULTS_DIR ?= runs/faults
+SOAK_DIR ?= runs/soak
 CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
 
-.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints bill test test-all test-faults lint style types layers unused insecure docs clean
+.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints bill test test-all test-faults soak lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +77,10 @@ test-all: $(STAMP) ## the tests marked `slow` and `cluster`, too, and every exam
 test-faults: $(STAMP) ## the tests of single faults, and every fault beside a real job: by estimate 100 minutes on two quiet cores
 	$(BIN)/python -m pytest -p no:cacheprovider -m faults
 	$(BIN)/python benchmarks/service_faults.py --folder $(FAULTS_DIR)
+
+# A second start goes on after the last round in SOAK_DIR.
+soak: $(STAMP) ## 200 small jobs through the service, a third of them with a fault: an hour or two
+	$(BIN)/python benchmarks/soak.py --folder $(SOAK_DIR)
 
 lint: style types layers unused insecure ## everything that reads the code: the five targets below, and the hooks of pre-commit
 
