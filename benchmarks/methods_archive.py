@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,14 +39,9 @@ def read_archive(file: Path, output: Path, settings: Settings) -> int:
 
     Exits where the archive has runs of other settings, which must not be mixed with those of the folder.
     """
-    table = pq.read_table(file)
-    found = (table.schema.metadata or {}).get(_SETTINGS, b"").decode()
-    if not found or Settings.from_json(found) != settings:
-        raise SystemExit(f"{file} holds runs of other settings ({found or 'it names none'}), not of {settings.to_json()}")
     added = 0
-    for row in table.to_pylist():
-        facts = Facts.from_json(row["facts"])
-        run = Run(name=facts.name, budget=facts.budget, seed=facts.seed)
+    for row, facts in _rows(file, settings):
+        run = _run(facts)
         if is_done(output, run):
             continue
         folder = output / "runs" / run.folder
@@ -56,6 +53,24 @@ def read_archive(file: Path, output: Path, settings: Settings) -> int:
         write_facts(folder, facts)
         added += 1
     return added
+
+
+def archived_runs(file: Path, settings: Settings) -> set[Run]:
+    """The runs in the archive. Exits as `read_archive` does."""
+    return {_run(facts) for _, facts in _rows(file, settings)}
+
+
+def _rows(file: Path, settings: Settings) -> Iterator[tuple[dict[str, Any], Facts]]:
+    table = pq.read_table(file)
+    found = (table.schema.metadata or {}).get(_SETTINGS, b"").decode()
+    if not found or Settings.from_json(found) != settings:
+        raise SystemExit(f"{file} holds runs of other settings ({found or 'it names none'}), not of {settings.to_json()}")
+    for row in table.to_pylist():
+        yield row, Facts.from_json(row["facts"])
+
+
+def _run(facts: Facts) -> Run:
+    return Run(name=facts.name, budget=facts.budget, seed=facts.seed)
 
 
 def _bits(path: Path) -> tuple[bytes | None, int | None]:

@@ -12,8 +12,8 @@ left then, and the same command goes on with it. The teacher's logits are comput
 --second-start is the same at 35 % on a model that was trained without patch dropout (`dense_start.py`; first, where --output has none):
 one that knows images with holes may care less about which patches it sees.
 
---archive names a file that keeps the finished runs, such as benchmarks/data/methods_cifar10.parquet, of which the published tables are:
-with --table they are printed without a run.
+--archive names a file that keeps the finished runs of one setting, so that another machine goes on with them. With --table the tables are
+printed from it, without a run.
 
 --start takes the path of another dense model, such as one of another family (`dense_start.py --family`), and --source another data set
 that it is trained for.
@@ -31,10 +31,10 @@ import time
 from pathlib import Path
 
 from dense_start import train_start
-from methods_archive import read_archive, write_archive
+from methods_archive import archived_runs, read_archive, write_archive
 from methods_report import Results, table
 from methods_rows import BASELINES, OURS, RESTS, ROWS, VARIANTS, unknown_row
-from methods_runs import IMAGES, START, TRAINING, Settings, estimated_minutes, is_done
+from methods_runs import IMAGES, START, TRAINING, Run, Settings, estimated_minutes, is_done
 from methods_schedule import BUDGETS, carry_out, planned, same_settings
 
 SECOND_BUDGETS = ("35%",)
@@ -69,6 +69,10 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error(f"AUTOSLIM_DATA must name the folder that holds {arguments.source}/ and the dense model")
+    if arguments.archive is not None and not arguments.archive.absolute().parent.is_dir():
+        parser.error(f"--archive {arguments.archive}: its folder does not exist")
+    if arguments.archive is not None and arguments.table and not arguments.archive.is_file():
+        parser.error(f"--archive {arguments.archive} does not exist, so that there is no table of it")
     arguments.only = tuple(arguments.only.split(","))
     if (unknown := unknown_row(arguments.only)) is not None:
         allowed = (
@@ -96,11 +100,10 @@ def main() -> None:
         sys.exit(f"--archive is for runs of a dense model among the data, not for {start}, which another machine does not have")
     settings = Settings(images=arguments.images, epochs=arguments.epochs, training=TRAINING, start=start, source=arguments.source)
     runs = planned(arguments.only, arguments.budgets, arguments.seeds, arguments.baseline_seeds)
-    if not arguments.dry_run:
-        same_settings(output, settings)
-        if arguments.archive is not None and arguments.archive.is_file():
-            read_archive(arguments.archive, output, settings)
-    todo = [run for run in runs if not is_done(output, run)]
+    archived: set[Run] = set()
+    if arguments.archive is not None and arguments.archive.is_file():
+        archived = archived_runs(arguments.archive, settings)
+    todo = [run for run in runs if run not in archived and not is_done(output, run)]
     minutes = [estimated_minutes(run, settings) for run in todo]
     if arguments.dry_run:
         print("\n".join(f"{run.folder}: about {cost:.1f} minutes" for run, cost in zip(todo, minutes, strict=True)))
@@ -108,6 +111,9 @@ def main() -> None:
             f"{len(todo)} runs to do, {len(runs) - len(todo)} done; about {math.ceil(sum(minutes) / arguments.processes)} minutes"
         )
         return
+    same_settings(output, settings)
+    if archived:
+        read_archive(arguments.archive, output, settings)
     began, left = time.monotonic(), 0
     if todo and not arguments.table:
         if arguments.second_start:
@@ -118,6 +124,8 @@ def main() -> None:
         finally:
             if arguments.archive is not None:
                 write_archive(arguments.archive, output, settings)
+    elif arguments.archive is not None and not arguments.table:
+        write_archive(arguments.archive, output, settings)
     print(table(Results(output, runs), arguments.only, arguments.budgets))
     if arguments.table:
         return

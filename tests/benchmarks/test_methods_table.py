@@ -260,9 +260,40 @@ def test_an_archive_of_other_settings_is_refused(tmp_path: Path):
     assert not (tmp_path / "other").exists()
 
 
-def test_an_archive_holds_no_path_of_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Calls the benchmark for `tome` at 50 % with an archive, in a folder of its own."""
     monkeypatch.setenv("AUTOSLIM_DATA", str(tmp_path))
-    words = ["--output", str(tmp_path / "runs"), "--second-start", "--table", "--archive", str(tmp_path / "runs.parquet")]
-    monkeypatch.setattr(sys, "argv", ["methods_table.py", *words])
-    with pytest.raises(SystemExit, match="which another machine does not have"):
+
+    def call(folder: str, *words: str, archive: str = "runs.parquet") -> None:
+        given = ["--output", str(tmp_path / folder), "--only", "tome", "--budgets", "50%", "--archive", str(tmp_path / archive)]
+        monkeypatch.setattr(sys, "argv", ["methods_table.py", *given, *words])
         methods_table.main()
+
+    return call
+
+
+def test_what_an_archive_has_is_not_run_again(command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(tmp_path / "first", Run(name="tome", budget="50%", seed=0), 0.7)
+    command("first")
+    command("second", "--dry-run")
+    assert "0 runs to do, 1 done" in capsys.readouterr().out
+    assert not (tmp_path / "second").exists()
+    command("second")
+    assert "0 runs in this call" in capsys.readouterr().out
+    command("third", "--table")
+    assert "| **tome** | 50.0% |  | 70.00 (70.00) |" in capsys.readouterr().out
+
+
+def test_an_archive_holds_no_path_of_a_machine(command: Any, tmp_path: Path):
+    with pytest.raises(SystemExit, match="which another machine does not have"):
+        command("runs", "--second-start")
+
+
+def test_there_is_no_table_of_an_archive_that_is_not_there(command: Any, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        command("runs", "--table", archive="other.parquet")
+    assert "other.parquet does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("runs", archive="none/runs.parquet")
+    assert "its folder does not exist" in capsys.readouterr().err
