@@ -84,7 +84,7 @@ class Store(TrackedRuns):
         self._update_job(job_id, chosen=json.dumps(dict(chosen)))
 
     def set_output(self, job_id: str, output: str) -> None:
-        """The job's folder on the machine of this attempt, where its output lies elsewhere (`SearchJob.output_uri`)."""
+        """The job's folder in this attempt, which is another one where it was moved, or where the output lies elsewhere (`output_uri`)."""
         self._update_job(job_id, spec=self.job(job_id).job.replace(output=output).to_json())
 
     def add_shared_costs(self, job_id: str, costs: Sequence[SharedCost]) -> None:

@@ -131,8 +131,8 @@ def _run_attempt(
     job = prepared.job
     if not resume or not store.has_job(job.id):
         store.create_job(job)
-    if job.output_uri is not None:
-        store.set_output(job.id, job.output)
+    # A folder may have been moved since, and that of an object store is another one on each machine.
+    store.set_output(job.id, job.output)
     store.begin_attempt(job.id)
     callback.on_attempt_start(store.trials(job.id))
     sync = MlflowSync(store, job.id)
