@@ -83,3 +83,6 @@ def test_a_search_that_trained_when_it_was_backed_up_ends_in_a_new_root(tmp_path
         assert len(finished) >= 2
         assert [result for result in results if result.number in {each.number for each in finished}] == finished
         assert sorted(ended_trials(site, job)) == [result.number for result in results]
+        # With `-s`, what docs/service/backup.md shows.
+        had = f"{len(finished)} finished trials of {len(results)}, {len(events)} events"
+        print(f"backed up: {had}; restored: {found.state}, attempt {found.attempt}")
