@@ -127,15 +127,24 @@ def _against(results: Results, key: tuple[str, str], other: tuple[str, str] | No
 
 
 def verdict(results: Results, budget: str) -> str:
-    """Which is better at `budget`, by the means, with the interval of the difference."""
+    """Which is better at `budget`, as far as the interval of the difference tells them apart."""
     ours, theirs = results.best(budget, ours=True), results.best(budget, ours=False)
-    behind = []
-    if (random := results.key(RANDOM, budget)) is not None:
-        behind = [
-            key[0] for key in results.at(budget, ours=True) if (pair := results.pair(key, random)) and paired(*pair)[0] <= 0
-        ]
     if ours is None or theirs is None or (pair := results.pair(ours, theirs)) is None:
         return f"{budget}: ours and the baselines have no run of the same seed yet."
-    sign = "ahead of every baseline" if paired(*pair)[0] > 0 else f"not ahead of {theirs[0]}"
-    against = f"Not ahead of random tokens: {', '.join(behind)}." if behind else "All of ours are ahead of random tokens."
-    return f"{budget}: the best of ours, {ours[0]}, is {sign}: {format_difference(*pair)} against {theirs[0]}. {against}"
+    sign = {
+        1: f"ahead of every baseline, of which {theirs[0]} is the best",
+        0: f"level with {theirs[0]}",
+        -1: f"behind {theirs[0]}",
+    }
+    against = "All of ours are ahead of random tokens."
+    if (random := results.key(RANDOM, budget)) is not None:
+        pairs = {key[0]: results.pair(key, random) for key in results.at(budget, ours=True)}
+        behind = [name for name, each in pairs.items() if each is not None and _told_apart(*each) <= 0]
+        against = f"Not ahead of random tokens: {', '.join(behind)}." if behind else against
+    return f"{budget}: the best of ours, {ours[0]}, is {sign[_told_apart(*pair)]}: {format_difference(*pair)}. {against}"
+
+
+def _told_apart(hits: list[Hits], others: list[Hits]) -> int:
+    """1 and -1 where the first are better and worse by more than half their interval, else 0."""
+    gained, half = paired(hits, others)
+    return int(gained > half) - int(gained < -half)

@@ -174,9 +174,26 @@ def test_the_table_names_the_best_and_who_is_behind_random_tokens(tmp_path: Path
         write(tmp_path, run, tests[run.name] + 0.01 * run.seed)
     text = table(Results(tmp_path, runs), names, ("50%",))
     assert "| vit_slim | 72.50 |" in text and "| dense | 73.50 at 100 % |" in text
-    assert "vit_slim, is ahead of every baseline: +2.00" in text and "Not ahead of random tokens: sit." in text
+    assert (
+        "vit_slim, is ahead of every baseline, of which tome is the best: +2.00" in text
+        and "Not ahead of random tokens: sit." in text
+    )
     assert "**tome**" in text
     assert "| sit | 50.0% |  | 60.50 (60.00, 61.00) | -5.00" in text
+
+
+@pytest.mark.parametrize(
+    ("best", "said"), [(0.703, "level with tome: +0.30"), (0.65, "behind tome: -5.00"), (0.70, "level with tome: +0.00")]
+)
+def test_a_difference_within_its_interval_is_neither_ahead_nor_behind(best: float, said: str, tmp_path: Path):
+    runs = planned(("sit", "tome"), ("50%",), (0,))
+    for run in runs:
+        write(tmp_path, run, {"sit": best, "tome": 0.70}[run.name])
+        # The same number of other images: a difference of two such models has an interval.
+        hits = tmp_path / "runs" / run.folder / "hits.npy"
+        np.save(hits, np.roll(np.load(hits), 100 if run.name == "sit" else 0))
+    text = table(Results(tmp_path, runs), ("sit", "tome"), ("50%",))
+    assert f"50%: the best of ours, sit, is {said}" in text
 
 
 def test_the_table_of_what_is_there_names_what_failed(tmp_path: Path):
