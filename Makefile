@@ -99,7 +99,7 @@ unused: $(STAMP) ## code that nothing uses, without the tests and with them; exc
 	$(BIN)/vulture autoslim workers deploy/loopback benchmarks tests
 
 insecure: $(STAMP) ## bandit
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml autoslim workers deploy/loopback
 
 docs: $(STAMP) ## the documents as a site in site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

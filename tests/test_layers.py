@@ -64,7 +64,7 @@ FOUND_BY_NAME = {
     "autoslim.report.tracking.served_model": "MLflow loads it from its file",
     "search_spaces": "a folder of YAML files",
     "workers.service.background_program": "for deploy/loopback and benchmarks/faults",
-    "workers.service.revivals": "for deploy/loopback",
+    "workers.service.program_group": "for deploy/loopback",
 }
 
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 
-from loopback.installation import NEEDS, Installation
-from workers.service.revivals import Revivals
-
-# Each check asks every process and PostgreSQL.
-_POLL_SECONDS = 5.0
+from loopback.installation import Installation
 
 
 def main() -> int:
@@ -22,11 +17,11 @@ def main() -> int:
         arguments.folder.absolute(), port=arguments.port, artifacts=arguments.artifacts, jobs=arguments.jobs, say=_say
     )
     if arguments.command == "stop":
-        _say("stopping; the next start resumes the jobs ..." if installation.running() else "nothing runs")
-        installation.stop()
+        _say("stopping; the next start resumes the jobs ..." if installation.programs.running() else "nothing runs")
+        installation.programs.stop()
         return 0
     if arguments.command == "status":
-        print("\n".join(installation.running()) or "nothing runs")
+        print("\n".join(installation.programs.running()) or "nothing runs")
         return 0
     return _up(installation)
 
@@ -38,7 +33,7 @@ def _up(installation: Installation) -> int:
     try:
         key = installation.start()
         print(_addresses(installation, key), flush=True)
-        _watch(installation)
+        installation.programs.watch()
     except KeyboardInterrupt:
         _say("stopping; the next start resumes the jobs ...")
     except RuntimeError as error:
@@ -47,29 +42,9 @@ def _up(installation: Installation) -> int:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        if not installation.replaced:
-            installation.stop()
+        if not installation.programs.replaced:
+            installation.programs.stop()
     return 0
-
-
-def _watch(installation: Installation) -> None:
-    """Starts programs again that have exited; returns when the installation is stopped from elsewhere."""
-    revivals = Revivals(NEEDS)
-    while installation.wanted:
-        name = revivals.due(installation.running(), time.monotonic())
-        if name is None:
-            time.sleep(_POLL_SECONDS)
-        elif installation.wanted:
-            # Asked once more, because a `stop` from elsewhere says so before it ends the first program.
-            _revive(installation, name)
-
-
-def _revive(installation: Installation, name: str) -> None:
-    _say(f"{name} has exited and is started again; its log is in {installation.folder / 'programs'}")
-    try:
-        installation.revive(name)
-    except RuntimeError as error:
-        _say(f"{name} could not be started again: {error}")
 
 
 def _addresses(installation: Installation, key: str | None) -> str:
@@ -79,7 +54,7 @@ def _addresses(installation: Installation, key: str | None) -> str:
         f"MLflow         {installation.mlflow} (no login: every user of this machine can read and write it)",
         f"Ray dashboard  {installation.ray.dashboard} (log in with the token in {secrets / 'ray_token'})",
         f"PostgreSQL     127.0.0.1:{installation.postgres.port} (password in {secrets / 'postgres_password'})",
-        f"logs           {installation.folder / 'programs'}",
+        f"logs           {installation.logs}",
         "",
         f"export AUTOSLIM_URL={installation.api}",
     ]

@@ -1,8 +1,9 @@
-"""`Installation`: its programs, the order in which they start, their files, and how each is checked."""
+"""`Installation`: its programs, their commands, ports and secrets, and how each is checked."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import secrets
 import shlex
@@ -16,27 +17,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from autoslim.store import Keys, Scope
 from loopback.postgres import USER, Postgres, find_binaries, unprivileged_user
 from loopback.ray_nodes import RayNodes, cpus
 from workers.service.background_program import Program
+from workers.service.program_group import Member, ProgramGroup
 from workers.service.settings import DriverSettings
 
-NEEDS = {
-    "postgres": None,
-    "mlflow": "postgres",
-    "ray-head": None,
-    "ray-worker": "ray-head",
-    "api": "postgres",
-    "supervisor": "postgres",
-}
-"""What a program cannot start without, in the order in which they start."""
-
 _AUTOSLIM = (sys.executable, "-m", "autoslim.cli")
-# For a program to answer: on a busy machine Ray alone takes one minute.
-_START_SECONDS = 240.0
 _MLFLOW = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -57,7 +45,15 @@ class Installation:
     artifacts: str | None = None
     jobs: int = 1
     say: Callable[[str], None] = print
-    _token: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+
+    @functools.cached_property
+    def programs(self) -> ProgramGroup:
+        """One object: it knows a start of its own from another process's."""
+        return ProgramGroup(self.folder, self._members(), logs=self.logs, say=self.say)
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "programs"
 
     @property
     def api(self) -> str:
@@ -76,7 +72,7 @@ class Installation:
 
     @property
     def ray(self) -> RayNodes:
-        return RayNodes(self._programs, port=self.port + 4, token=self._secret("ray_token"), python=sys.executable)
+        return RayNodes(self.logs, port=self.port + 4, token=self._secret("ray_token"), python=sys.executable)
 
     @property
     def settings(self) -> DriverSettings:
@@ -84,15 +80,11 @@ class Installation:
             storage=self.postgres.url("autoslim"), root=self.folder / "root", tracking_uri=self.mlflow, address="auto"
         )
 
-    @property
-    def _programs(self) -> Path:
-        return self.folder / "programs"
-
     def _secret(self, name: str) -> Path:
         return self.folder / "secrets" / name
 
     def _program(self, name: str) -> Program:
-        return Program(name, self._programs)
+        return Program(name, self.logs)
 
     def _database_folder(self) -> Path:
         """As root the database belongs to another user, who usually cannot enter root's folders; it is in /var/tmp then."""
@@ -103,137 +95,91 @@ class Installation:
         elsewhere = self.folder / "postgres.path"
         if not elsewhere.exists():
             elsewhere.parent.mkdir(parents=True, exist_ok=True)
-            elsewhere.write_text(tempfile.mkdtemp(prefix="autoslim-postgres-", dir="/var/tmp"))
+            elsewhere.write_text(tempfile.mkdtemp(prefix="autoslim-postgres-", dir="/var/tmp"))  # nosec B108
         return Path(elsewhere.read_text())
 
     def start(self) -> str | None:
-        """Starts one program after the other, each when the one before it answers. Returns a new API key where there was none.
+        """Starts all programs. Returns a new API key where there was none.
 
         Raises:
-            RuntimeError: with the end of the log of the program that does not answer.
+            RuntimeError: where one is alive or a port is taken; with the end of the log of the program that does not answer.
         """
-        if running := self.running():
-            raise RuntimeError(f"this installation runs already ({', '.join(running)}); stop it first")
+        self.programs.refuse_second_start()
         self._refuse_taken_ports()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._wanted.write_text(self._token)
+        self.programs.claim()
         self._make_secrets()
-        self._start_postgres()
-        self._start_mlflow()
-        self._start_ray()
+        self.programs.start(last="ray-worker")
         key = self._make_key()
-        self._start_api()
-        self._start_supervisor()
+        self.programs.start(first="api")
         return key
 
-    def revive(self, name: str) -> None:
-        """Starts a program again that has exited, and what cannot live without it: a Ray worker ends with its head.
+    def _members(self) -> list[Member]:
+        """The supervisor ends first, so that it does not count jobs as lost, and the database last."""
+        return [
+            Member(
+                name="postgres",
+                title="PostgreSQL",
+                start=self._start_postgres,
+                # Looked up when it is used: where no server is installed, `postgres` raises.
+                is_alive=lambda: self.postgres.is_running(),
+                stop=lambda: self.postgres.stop(),
+            ),
+            self._member("mlflow", "MLflow", self._start_mlflow, needs="postgres"),
+            dataclasses.replace(self._member("ray-head", "Ray, head", self._start_head), stop=self.ray.stop),
+            self._member("ray-worker", "Ray, worker", self._start_worker, needs="ray-head", ends_with_it=True),
+            self._member("api", "API", self._start_api, needs="postgres"),
+            self._member("supervisor", "supervisor", self._start_supervisor, needs="postgres"),
+        ]
 
-        Raises:
-            RuntimeError: as `start` does.
-        """
-        starts = {
-            "postgres": self._start_postgres,
-            "mlflow": self._start_mlflow,
-            "ray-head": self._start_ray,
-            "ray-worker": self._start_worker,
-            "api": self._start_api,
-            "supervisor": self._start_supervisor,
-        }
-        if name == "ray-head":
-            self.ray.stop()
-        elif name != "postgres":
-            # What is left of its session, such as trials without their node.
-            self._program(name).stop()
-        starts[name]()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether nobody has stopped the installation since this process started it."""
-        return self._wanted.exists() and not self.replaced
-
-    @property
-    def replaced(self) -> bool:
-        """Whether another process has started the installation since this one did."""
-        return self._wanted.exists() and self._wanted.read_text() != self._token
-
-    @property
-    def _wanted(self) -> Path:
-        """A file with the token of the process that has started the installation; `stop` removes it."""
-        return self.folder / "wanted"
+    def _member(
+        self, name: str, title: str, start: Callable[[], None], *, needs: str | None = None, ends_with_it: bool = False
+    ) -> Member:
+        program = self._program(name)
+        return Member(
+            name=name,
+            title=title,
+            start=start,
+            is_alive=program.is_alive,
+            stop=program.stop,
+            needs=needs,
+            ends_with_it=ends_with_it,
+        )
 
     def _start_postgres(self) -> None:
         password = self._secret("postgres_password").read_text().strip()
-        self.say("PostgreSQL ...")
         self.postgres.start(password=password)
         for database in ("autoslim", "mlflow"):
             self.postgres.create_database(database, password=password)
 
     def _start_mlflow(self) -> None:
-        self.say("MLflow ...")
         destination = self.artifacts or str(self.folder / "artifacts")
         command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port + 1}", "--workers=1"]
         command += [f"--backend-store-uri={self.postgres.url('mlflow')}", f"--artifacts-destination={destination}"]
         program = self._program("mlflow")
         program.start(command, {**self._passwords(), **_MLFLOW})
-        self._await(program, lambda: _answers(f"{self.mlflow}/health"))
+        program.wait_until(lambda: _answers(f"{self.mlflow}/health"))
 
-    def _start_ray(self) -> None:
-        self.say("Ray, head ...")
+    def _start_head(self) -> None:
         self.ray.start_head()
-        self._await(self.ray.head, lambda: self.ray.nodes() == 1)
-        self._start_worker()
+        self.ray.head.wait_until(lambda: self.ray.nodes() == 1)
 
     def _start_worker(self) -> None:
-        self.say("Ray, worker ...")
         worker = self.ray.start_worker(self._driver_environment(), cpus=cpus())
-        self._await(self.ray.worker, lambda: self.ray.nodes() == 2)
+        self.ray.worker.wait_until(lambda: self.ray.nodes() == 2)
         self.ray.let_give_way(worker)
 
     def _start_api(self) -> None:
-        self.say("API ...")
         api = self._program("api")
         api.start([*_AUTOSLIM, "serve", "--no-supervisor", f"--port={self.port}"], self._service_environment())
-        self._await(api, lambda: _answers(f"{self.api}/healthz"))
+        api.wait_until(lambda: _answers(f"{self.api}/healthz"))
 
     def _start_supervisor(self) -> None:
-        self.say("supervisor ...")
         supervisor = self._program("supervisor")
         options = ["supervise", f"--dashboard={self.ray.dashboard}", f"--jobs={self.jobs}", "--address=auto"]
         supervisor.start([*_AUTOSLIM, *options], self._service_environment())
         # It has no port to probe; a supervisor that cannot work exits within a moment.
         time.sleep(3.0)
-        self._await(supervisor, lambda: True)
-
-    def _await(self, program: Program, is_ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            if not program.is_alive():
-                raise RuntimeError(f"{program.name} has exited; the end of {program.log}:\n{program.tail()}")
-            if is_ready():
-                return
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{program.name} does not answer; the end of {program.log}:\n{program.tail()}")
-            time.sleep(0.5)
-
-    def running(self) -> list[str]:
-        found = [program.name for program in self._all() if program.is_alive()]
-        return found + (["postgres"] if self.postgres.is_running() else [])
-
-    def stop(self) -> None:
-        """In reverse order: the supervisor first, so that it does not count jobs as lost, and the database last."""
-        # Before anything ends: the process in the foreground must not start it again.
-        self._wanted.unlink(missing_ok=True)
-        # That process stops the installation, too, as soon as it sees it; the second of both finds nothing that runs.
-        with FileLock(self.folder / "stop.lock"):
-            for program in self._all():
-                program.stop()
-            self.ray.stop()
-            self.postgres.stop()
-
-    def _all(self) -> list[Program]:
-        names = ("supervisor", "api", "ray-worker", "ray-head", "mlflow")
-        return [self._program(name) for name in names]
+        supervisor.wait_until(lambda: True)
 
     def _make_secrets(self) -> None:
         folder = self.folder / "secrets"
@@ -296,7 +242,7 @@ def _write_secret(path: Path, text: str) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - http, of our own address
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - http, of our own address  # nosec B310
             return bool(reply.status == 200)
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
@@ -304,4 +250,4 @@ def _answers(url: str) -> bool:
 
 def _may_enter(user: str, folder: Path) -> bool:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    return subprocess.run(["test", "-x", str(nearest)], user=user, check=False).returncode == 0  # noqa: S607
+    return subprocess.run(["test", "-x", str(nearest)], user=user, check=False).returncode == 0  # noqa: S607  # nosec B607

@@ -58,7 +58,7 @@ class RayNodes:
         """`resume` is for a head that was killed and keeps its state (`RAY_gcs_storage` in `environment`): it needs its former folder."""
         file = self.folder / "scratch"
         # Short, since Ray creates sockets in it: a socket's path has at most 107 characters.
-        scratch = file.read_text() if resume else tempfile.mkdtemp(prefix="asr-", dir="/tmp")
+        scratch = file.read_text() if resume else tempfile.mkdtemp(prefix="asr-", dir="/tmp")  # nosec B108
         self.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(scratch)
         # Where the former head has said that it runs: as long as a node on this machine waits for it, Ray refuses a second one there.
@@ -92,7 +92,7 @@ class RayNodes:
         request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")  # noqa: S310 - http, of our own address
         request.add_header("Authorization", f"Bearer {self.token.read_text().strip()}")
         try:
-            with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310  # nosec B310
                 found = json.load(reply)["data"]["result"]["result"]
         # HTTPException: while nobody listens on the port, Linux may connect a client to itself, which then reads its own request.
         except (

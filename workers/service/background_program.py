@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,8 @@ from workers.service.process_identity import ProcessIdentity
 
 # Longer than PostgreSQL, Ray and the supervisor take to end in order.
 _STOP_SECONDS = 25.0
+# For a program to be ready: on a busy machine Ray alone takes one minute.
+_READY_SECONDS = 240.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,22 @@ class Program:
         child.returncode = 0
         self._file.write_text(ProcessIdentity.of(child.pid).to_json())
         return child.pid
+
+    def wait_until(self, is_ready: Callable[[], bool], *, seconds: float = _READY_SECONDS) -> None:
+        """Returns once `is_ready`, which is asked while the program is alive.
+
+        Raises:
+            RuntimeError: with the end of its log, when it exits before that or takes longer than `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            if not self.is_alive():
+                raise RuntimeError(f"{self.name} has exited; the end of {self.log}:\n{self.tail()}")
+            if is_ready():
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not answer; the end of {self.log}:\n{self.tail()}")
+            time.sleep(0.5)
 
     def is_alive(self) -> bool:
         process = self._read()

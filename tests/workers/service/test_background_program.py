@@ -51,3 +51,30 @@ def test_a_log_has_the_last_words_of_a_program(tmp_path):
     until_written(program.log)
     assert program.tail(6) == "thing\n"
     program.stop()
+
+
+def test_a_program_is_waited_for_until_it_is_ready(tmp_path):
+    program = Program("sleeper", tmp_path / "programs")
+    started(program, "exec sleep 60")
+    answers = iter([False, True])
+    program.wait_until(lambda: next(answers))
+    assert list(answers) == []
+    program.stop()
+
+
+def test_one_that_exits_instead_is_told_with_its_last_words(tmp_path):
+    program = Program("short", tmp_path / "programs")
+    started(program, "echo no such thing >&2; exit 3")
+    with pytest.raises(RuntimeError, match=r"short has exited(?s:.*)no such thing"):
+        program.wait_until(lambda: False)
+    program.stop()
+
+
+def test_one_that_does_not_answer_in_time_is_told_with_its_last_words(tmp_path):
+    program = Program("slow", tmp_path / "programs")
+    started(program, "echo reading the disk; exec sleep 60")
+    until_written(program.log)
+    with pytest.raises(RuntimeError, match=r"slow does not answer(?s:.*)reading the disk"):
+        program.wait_until(lambda: False, seconds=0)
+    assert program.is_alive()
+    program.stop()

@@ -1,14 +1,21 @@
-"""`make cluster` starts what has exited again: at once, one at a time, and not in a tight loop."""
+"""What has exited is started again: at once, one at a time, and not in a tight loop."""
 
 from __future__ import annotations
 
 import itertools
 
 import pytest
-from loopback.installation import NEEDS, Installation
 
 from workers.service.revivals import Revivals
 
+NEEDS = {
+    "postgres": None,
+    "mlflow": "postgres",
+    "ray-head": None,
+    "ray-worker": "ray-head",
+    "api": "postgres",
+    "supervisor": "postgres",
+}
 ALL = tuple(NEEDS)
 
 
@@ -55,13 +62,3 @@ def test_one_that_exits_again_and_again_waits_longer_each_time_until_it_has_been
     # It ran for an hour.
     assert revivals.due(without("api"), now + 3600) == "api"
     assert revivals.due(without("api"), now + 3606) == "api"
-
-
-def test_an_installation_is_wanted_until_it_is_stopped_or_started_by_another_process(tmp_path):
-    mine, other = Installation(tmp_path), Installation(tmp_path)
-    assert (mine.wanted, mine.replaced) == (False, False)
-    mine._wanted.write_text(mine._token)
-    assert (mine.wanted, mine.replaced) == (True, False)
-    assert (other.wanted, other.replaced) == (False, True)
-    mine._wanted.unlink()
-    assert (mine.wanted, other.replaced) == (False, False)
