@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
@@ -125,6 +126,28 @@ def test_the_name_is_the_same_wherever_it_stands(
 ):
     (name,) = {item["metadata"]["name"] for item in rayjob_objects.values()}
     assert {template["metadata"]["labels"]["app.kubernetes.io/instance"] for template in pod_templates.values()} == {name}
+
+
+def test_its_mlflow_server_lets_in_the_nodes_that_drivers_are_on_and_takes_what_they_are_told(
+    rayjob: dict[str, Any], pod_templates: dict[str, dict[str, Any]]
+):
+    text = (DEPLOY / "kuberay" / "mlflow.yaml").read_text()
+    items = {item["kind"]: item for item in yaml.safe_load_all(text)}
+    assert items.keys() == {"Deployment", "PersistentVolumeClaim", "Service", "NetworkPolicy"}
+    for item in items.values():
+        for version in ("1.27", "1.32"):
+            kubernetes_validate.validate(item, version, strict=True)
+    template = items["Deployment"]["spec"]["template"]
+    policy = items["NetworkPolicy"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    labels = labels_of(pod_templates)
+    assert who_reaches(policy, 5000, labels) == pod_templates.keys() - {"submitter", "head"}
+    (flag,) = re.findall(r"^#   (--tracking-uri \S+)$", text, flags=re.MULTILINE)
+    told = parse(shlex.split(f"{rayjob['spec']['entrypoint']} {flag}"))["tracking_uri"]
+    service = items["Service"]
+    assert told == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    (hosts,) = (word for word in template["spec"]["containers"][0]["command"] if word.startswith("--allowed-hosts="))
+    assert str(told).removeprefix("http://") in hosts
 
 
 def test_every_claim_exists_and_all_nodes_can_write_the_runs(pods: dict[str, dict[str, Any]]):
