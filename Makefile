@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml
 client: $(STAMP) ## write the synchronous client, autoslim/client/sync_client.py, from async_client.py
 	$(BIN)/python autoslim/client/generate_sync.py
 
-manifests: $(STAMP) ## write deploy/kuberay/service.yaml and storage.yaml from the Helm chart, and hold it against the schemas
+manifests: $(STAMP) ## write service.yaml, storage.yaml and mlflow.yaml of deploy/kuberay from the Helm chart, and hold it against the schemas
 	$(BIN)/python deploy/helm/render.py
 	PYTHONPATH=deploy $(BIN)/python -m helm.validate
 

@@ -36,7 +36,7 @@ _ALLOWED = re.compile(
 REVIEWED = {
     "psycopg": "LGPL-3.0: used as it is, as a library that can be replaced",
     "psycopg-binary": "LGPL-3.0: used as it is, as a library that can be replaced",
-    "nvidia-*": "NVIDIA's: part of torch's default build, which may be shipped in an image; not there with TORCH_INDEX for CPUs",
+    "nvidia-*": "NVIDIA's: part of torch's default build, which may be shipped in an image; not there with DEVICE=cpu",
     "cuda-toolkit": "NVIDIA's: names the packages above; its metadata has no licence",
     "iopath": "MIT, in words of its own. Of fvcore",
     "huey": "MIT by its repository; its metadata has no licence. Of MLflow's server",

@@ -1,4 +1,7 @@
-"""Writes `deploy/kuberay/service.yaml` and `storage.yaml` from the chart's default values: `python deploy/helm/render.py`.
+"""Writes `deploy/kuberay/service.yaml`, `storage.yaml` and `mlflow.yaml` from the chart: `python deploy/helm/render.py`.
+
+`rayjob.yaml` beside them is written by hand: it is one search, whose command, data and workers its user edits before each start, while the
+chart is a service that stays. Of what they share, the tests hold it to the chart's rules.
 
 helm_python is Helm's own engine as a library, so that no `helm` command is needed.
 """
@@ -17,6 +20,12 @@ CHART = Path(__file__).parent / "autoslim"
 PLAIN = Path(__file__).parents[1] / "kuberay"
 RELEASE = "autoslim"
 _HEADER = "# Made from deploy/helm/autoslim and its default values by `make manifests`, for use without Helm.\n"
+_MLFLOW_HEADER = """\
+# Made from deploy/helm/autoslim by `make manifests`: its MLflow server alone, for the search of rayjob.yaml, whose entrypoint then gets
+#   --tracking-uri http://autoslim-mlflow:5000
+"""
+# The driver of rayjob.yaml, which logs the runs, is on a worker. KubeRay sets the label of the node's type.
+_SEARCH = {"app.kubernetes.io/instance": "autoslim-search", "ray.io/node-type": "worker"}
 
 
 def render(values: Mapping[str, Any], *, release: str = RELEASE) -> dict[str, str]:
@@ -45,7 +54,16 @@ def plain_manifests() -> dict[Path, str]:
     return {
         PLAIN / "storage.yaml": f"{_HEADER}{storage}\n",
         PLAIN / "service.yaml": _HEADER + "\n---\n".join(rendered.values()) + "\n",
+        PLAIN / "mlflow.yaml": f"{_MLFLOW_HEADER}{_mlflow()}\n",
     }
+
+
+def _mlflow() -> str:
+    """The server with its volume, its service and its policy."""
+    rendered = render({"network": {"mlflowFrom": [{"podSelector": {"matchLabels": _SEARCH}}]}})
+    policies = rendered["network-policies.yaml"].split("\n---\n")
+    (policy,) = (text for text in policies if yaml.safe_load(text)["metadata"]["name"] == f"{RELEASE}-mlflow")
+    return f"{rendered['mlflow.yaml']}\n---\n{policy}"
 
 
 if __name__ == "__main__":

@@ -15,17 +15,32 @@ def compose() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def rayjob() -> dict[str, Any]:
-    return yaml.safe_load((DEPLOY / "kuberay" / "rayjob.yaml").read_text())
+def rayjob_objects() -> dict[str, dict[str, Any]]:
+    """What is in rayjob.yaml, by kind."""
+    items = list(yaml.safe_load_all((DEPLOY / "kuberay" / "rayjob.yaml").read_text()))
+    found = {item["kind"]: item for item in items}
+    assert len(found) == len(items)
+    return found
 
 
 @pytest.fixture(scope="session")
-def pods(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pod specs of the RayJob by what they are for."""
+def rayjob(rayjob_objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return rayjob_objects["RayJob"]
+
+
+@pytest.fixture(scope="session")
+def pod_templates(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of the RayJob by what they are for."""
     spec = rayjob["spec"]
     cluster = spec["rayClusterSpec"]
     return {
-        "submitter": spec["submitterPodTemplate"]["spec"],
-        "head": cluster["headGroupSpec"]["template"]["spec"],
-        **{group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]},
+        "submitter": spec["submitterPodTemplate"],
+        "head": cluster["headGroupSpec"]["template"],
+        **{group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]},
     }
+
+
+@pytest.fixture(scope="session")
+def pods(pod_templates: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The pod specs of the RayJob by what they are for."""
+    return {name: template["spec"] for name, template in pod_templates.items()}

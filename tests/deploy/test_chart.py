@@ -16,12 +16,14 @@ import kubernetes_validate
 import pytest
 import yaml
 from helpers.command_line import parse
+from helpers.helm_wheel import skip_without_wheel
 from helpers.manifests import DEPLOY, assert_limited_and_unprivileged
 
 from workers.service.executor import RESOURCE
 
-helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this machine")
+skip_without_wheel()
 
+import helm_python  # noqa: E402
 from helm.render import CHART, RELEASE, plain_manifests, render  # noqa: E402
 from helm.validate import SCENARIOS, lines, validate  # noqa: E402
 from helpers.chart import OVERLAYS, Objects, cluster_of, container_of, objects_of, pods_of  # noqa: E402

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from helpers.helm_wheel import skip_without_wheel
 from helpers.pod import Pod
 from helpers.pod_network import PodNetwork, skip_without_namespaces
 from helpers.service_search import TINY
 from loopback.postgres import find_binaries
 
-pytest.importorskip("helm_python", reason="helm-python-sdk has no wheel for this machine")
+skip_without_wheel()
 
-from helm.render import RELEASE
-from helpers.chart import OVERLAYS, Objects, objects_of
-from helpers.chart_pods import make_pods, names_of
-from helpers.kuberay import DASHBOARD_PORT
+from helm.render import RELEASE  # noqa: E402
+from helpers.chart import OVERLAYS, Objects, objects_of  # noqa: E402
+from helpers.chart_pods import make_pods, names_of  # noqa: E402
+from helpers.kuberay import DASHBOARD_PORT  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers.manifests import DEPLOY, ROOT, instructions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -74,6 +79,66 @@ def test_the_constraints_pin_what_the_requirements_bring_and_agree_with_them():
     assert len(constraints) > 2 * len(pinned())
     (install,) = (argument for name, argument in instructions() if name == "RUN" and "--requirement" in argument)
     assert "--constraint /src/deploy/constraints.txt" in install
+
+
+def run_install(device: str, folder: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """The image's installation with stand-ins for pip and uv, and the lines that they were called with."""
+    (install,) = (argument for name, argument in instructions() if name == "RUN" and "--requirement" in argument)
+    record = folder / "calls"
+    record.touch()
+    for name in ("pip", "uv"):
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{record}"\n')
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "DEVICE": device}
+    script = re.sub(r"^(--mount=\S+\s+)+", "", install)
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    return done, record.read_text().splitlines()
+
+
+def test_for_gpus_pip_installs_all(tmp_path: Path):
+    assert [argument for name, argument in instructions() if name == "ARG"] == ["DEVICE=cuda"]
+    done, calls = run_install("cuda", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[:2] for call in calls] == [["pip", "install"]]
+
+
+def test_for_cpus_torch_is_there_before_the_rest_at_the_versions_that_are_pinned_and_uv_does_not_stay(tmp_path: Path):
+    done, calls = run_install("cpu", tmp_path)
+    assert done.returncode == 0, done.stderr
+    get, torch, remove, rest = calls
+    (uv,) = (Requirement(word) for word in get.split() if word.startswith("uv"))
+    (wanted,) = (r for r in map(Requirement, PROJECT["optional-dependencies"]["dev"]) if r.name == "uv")
+    assert wanted.specifier.contains(version_of(uv))
+    assert re.search(
+        r"^uv pip install --system .*--torch-backend cpu --constraint /src/deploy/constraints.txt torch torchvision$", torch
+    )
+    assert remove == "pip uninstall --yes uv"
+    assert rest.startswith("pip install ")
+    assert "--requirement /src/deploy/requirements.txt" in rest
+
+
+def test_uv_takes_the_flags_that_it_is_given(tmp_path: Path):
+    _, (_, torch, _, _) = run_install("cpu", tmp_path)
+    _, *arguments = torch.replace("/src/", f"{ROOT}/").split()
+    uv = Path(sys.executable).with_name("uv")
+    # It reads them all before it looks for packages, of which it finds none.
+    done = subprocess.run([uv, *arguments, "--dry-run", "--offline"], capture_output=True, text=True, timeout=60)
+    assert "unexpected argument" not in done.stderr and "invalid value" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "CPU"])
+def test_another_device_is_refused_with_what_is_allowed(device: str, tmp_path: Path):
+    done, calls = run_install(device, tmp_path)
+    assert (done.returncode, calls) == (2, [])
+    assert f"DEVICE is '{device}'; allowed: cuda, cpu" in done.stderr
+
+
+def test_the_page_has_the_command_for_each_device():
+    page = (ROOT / "docs" / "service" / "deploy.md").read_text()
+    built = re.findall(
+        r"^docker build --file deploy/Dockerfile --build-arg DEVICE=(\w+) --tag \S+ \.(?:  |$)", page, flags=re.MULTILINE
+    )
+    assert built == ["cuda", "cpu"]
 
 
 def test_all_manifests_name_one_image_of_this_version_and_this_ray(

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from helpers.manifests import DEPLOY, ROOT
 
 SCRIPTS = (DEPLOY / "slurm" / "search.sbatch", ROOT / ".ci" / "run")
@@ -15,8 +14,7 @@ SCRIPTS = (DEPLOY / "slurm" / "search.sbatch", ROOT / ".ci" / "run")
 
 def run(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     binary = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
-    if binary is None:
-        pytest.skip(f"{tool} is not installed")
+    assert binary is not None, f"{tool} is missing, which the extra `dev` brings; run: make install"
     return subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 
