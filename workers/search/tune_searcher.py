@@ -134,7 +134,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         elif any(text in error for text in _LEFT_NODE):
             retries, reason = None, "it had to leave its node"
         # Before Ray's reasons: of a process that has just ended it may say that it cannot be reached.
-        elif stalled := coordinator.stalled(number):
+        elif stalled := coordinator.take_stall(number):
             error, reason = f"{error.rstrip()}\n{stalled}", "its process did nothing any more"
         elif any(text in error for text in _LOST_NODE):
             retries, reason = NODE_RETRIES, "its node was lost"

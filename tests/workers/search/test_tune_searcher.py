@@ -234,7 +234,7 @@ def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_pa
     with searching(tmp_path) as search:
         for _ in range(RETRIES + 1):
             trial = search.suggest()
-            note = StallNote(Path(trial["trial_folder"]), NO_MIRROR)
+            note = StallNote.of_trial(Path(trial["trial_folder"]), NO_MIRROR)
             note.write("stalled: no step for 60.1 minutes")
             search.lose("The actor died unexpectedly before finishing this task.")
         result = search.store.trials(search.job.id)[trial["trial_number"]]
@@ -247,7 +247,7 @@ def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_pa
 def test_the_note_of_a_try_that_hung_is_no_reason_of_the_next_one_that_is_lost_with_its_node_before_it_begins(tmp_path):
     with searching(tmp_path) as search:
         trial = search.suggest()
-        StallNote(Path(trial["trial_folder"]), NO_MIRROR).write("stalled: no step for 60.1 minutes")
+        StallNote.of_trial(Path(trial["trial_folder"]), NO_MIRROR).write("stalled: no step for 60.1 minutes")
         search.lose("The actor died unexpectedly before finishing this task.")
         for _ in range(RETRIES + 1):
             assert search.suggest()["trial_number"] == trial["trial_number"]
