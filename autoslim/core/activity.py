@@ -1,6 +1,6 @@
 """Signs of life of the work that this process does: `mark` where the work goes round, `idle_seconds` for who watches it (`StallWatch`).
 
-A process does one trial at a time, so that there is one clock for all of its work.
+A process does one trial, or one dense model's adaptation, at a time, so that there is one clock for all of its work.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ front.html, report.html              the same as pages, with what is known of th
 environment.json                     versions and resources of the last attempt, and its prepared images
 earlier.json                         what is reused from earlier searches
 webhook.json                         notifications that wait, and the ids of those that were delivered
-cache/                               prepared images, the adapted dense model, results that trials share
+cache/                               prepared images, results that trials share, the adapted dense model, or the stacks where that hung
 trials/<recipe key>/                 checkpoint and model of each trial, and the stacks of one that hung
 """
 

@@ -144,7 +144,7 @@ class _Lock:
         thread = threading.Thread(target=keep_alive, daemon=True)
         # CPython waits here, without a limit, for a flag that the new thread sets: one that finds no memory dies before it does so, and
         # this one hangs (python/cpython#140746). It is so wherever Python starts a thread, also in a loader's pool, so that nothing is done
-        # about it here alone: `StallWatch` ends the process of a trial that hangs.
+        # about it here alone: `StallWatch` ends the process that hangs.
         thread.start()
         try:
             yield

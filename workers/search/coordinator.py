@@ -82,8 +82,9 @@ class Coordinator:
         self._again: deque[TrialAssignment] = deque()
         # Losses since a trial's last report of progress, and the epoch of that report.
         self._losses: Counter[int] = Counter()
-        self._stalls: dict[int, str] = {}
         self._furthest: dict[int, float] = {}
+        # The notes that `take_stall` has given a reason from.
+        self._stalls: dict[int, str] = {}
         self._search_ended = False
         self._refinement_recipes: list[tuple[str, Recipe]] | None = None
         self._failed_in_a_row = 0
@@ -307,12 +308,12 @@ class Coordinator:
                 self._deleted.add(result.number)
                 self.mirror.delete((self.output.root / result.artifact).parent)
 
-    def stalled(self, number: int) -> str | None:
-        """Why the trial's process has ended itself, in words; None where it has not."""
+    def take_stall(self, number: int) -> str | None:
+        """Why the trial's process has ended itself, in words, once for each note; None where it has left none since."""
         with self._lock:
             folder = self.output.trial(self._running[number].recipe.key)
         # Without the lock: a store may be slow to answer.
-        found = StallNote(folder, self.mirror).read()
+        found = StallNote.of_trial(folder, self.mirror).read()
         if found is None or found.note == self._stalls.get(number):
             return None
         self._stalls[number] = found.note

@@ -15,10 +15,10 @@ def draining_nodes() -> frozenset[str]:
 
 
 def own_node_is_lost() -> bool:
-    """Whether the cluster counts the node as dead that this driver is connected to. Ray has ended all that the driver had running, and
-    refuses whatever else it asks for, but does not end the driver."""
+    """Whether the cluster counts the node as dead that this driver is connected to, or does not know it, as a head that has come back
+    without its state. Ray has ended all that the driver had running, and refuses whatever else it asks for, but does not end the driver."""
     own = ray.get_runtime_context().get_node_id()
-    return any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes())
+    return not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
 
 
 def usable_nodes() -> tuple[Node, ...]:

@@ -1,4 +1,4 @@
-"""`StallNote`: why a trial's process has ended itself, and where it hung, for the driver and for people.
+"""`StallNote`: why the process of a trial, or of a dense model's adaptation, has ended itself, and where it hung, for driver and people.
 
 Ray tells of a worker that has ended neither its exit code nor its last words, and its log may go with the node.
 """
@@ -29,11 +29,26 @@ class Stall:
 
 
 class StallNote:
-    """In the folder of a trial, or in the store of its output: the note of the trial's last try, if that one has hung. A try that is lost
-    before it begins leaves the note of an earlier one."""
+    """In the output, or in its store: why the last try of a trial, or of a dense model's adaptation, has ended itself.
 
-    def __init__(self, trial: Path, mirror: Mirror) -> None:
-        self._folder, self._mirror = trial / _FOLDER, mirror
+    There is one note for all tries, and it does not say whose it is: a try that is lost before it begins leaves that of an earlier one,
+    unless who starts it has deleted it. What a driver has read already is not stored over a restart of the driver. A process that cannot
+    write any more leaves no note.
+    """
+
+    def __init__(self, folder: Path, output: Path, mirror: Mirror) -> None:
+        """`folder` is the note's own, somewhere in the folder `output`."""
+        self._folder, self._output, self._mirror = folder, output, mirror
+
+    @classmethod
+    def of_trial(cls, trial: Path, mirror: Mirror) -> StallNote:
+        """In the trial's folder (`RunFolder.trial`)."""
+        return cls(trial / _FOLDER, trial.parent.parent, mirror)
+
+    @classmethod
+    def of_dense_model(cls, model: Path, mirror: Mirror) -> StallNote:
+        """Beside the model's folder (`RunFolder.base`), which is not there before the model is finished."""
+        return cls(model.with_name(f"{model.name}.{_FOLDER}"), model.parent.parent, mirror)
 
     def write(self, reason: str) -> None:
         """The reason, which process it is and when, and below that the stacks of its threads.
@@ -62,12 +77,12 @@ class StallNote:
                 return None
             note = file.read_text(errors="replace")
         except (OSError, StorageError, UnavailableError) as error:
-            _log.warning("whether a trial's process has hung cannot be read: %s", error)
+            _log.warning("whether a process has hung cannot be read: %s", error)
             return None
-        trial = self._folder.parent
-        place = f"{_FOLDER}/{_FILE}" if self._mirror.uri is None else f"{_FOLDER}.tar"
+        folder = self._folder.relative_to(self._output).as_posix()
+        place = f"{folder}/{_FILE}" if self._mirror.uri is None else f"{folder}.tar"
         reason = note.partition("\n")[0].strip()
-        return Stall(f"{reason}; the stacks of its threads are in {trial.parent.name}/{trial.name}/{place} of the output", note)
+        return Stall(f"{reason}; the stacks of its threads are in {place} of the output", note)
 
     def delete(self) -> None:
         """Another try begins. Raises StorageError, UnavailableError where it cannot be deleted."""

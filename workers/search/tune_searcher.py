@@ -44,7 +44,7 @@ _LOST_NODE = ("its node has died", "is unavailable")
 # Longer than a new worker takes to import PyTorch, so that a trial that merely starts is none that waits.
 _STANDSTILL_SECONDS = 45.0
 _LOOK_SECONDS = 5.0
-"""Between two looks at the driver's node while no trial runs."""
+"""Between two looks at the driver's node while no trial runs. One look may be at a head that does not know its nodes again yet."""
 _OWN_NODE_LOST = (
     "the Ray cluster has lost the node that this search is connected to, and gives it no place for trials any more\n"
     "Its raylet or the head has ended, or they could not reach each other. Finished trials are kept: continue with --resume"
@@ -134,7 +134,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         elif any(text in error for text in _LEFT_NODE):
             retries, reason = None, "it had to leave its node"
         # Before Ray's reasons: of a process that has just ended it may say that it cannot be reached.
-        elif stalled := coordinator.stalled(number):
+        elif stalled := coordinator.take_stall(number):
             error, reason = f"{error.rstrip()}\n{stalled}", "its process did nothing any more"
         elif any(text in error for text in _LOST_NODE):
             retries, reason = NODE_RETRIES, "its node was lost"
@@ -217,8 +217,8 @@ class LostWorkerCallback(Callback):  # type: ignore[misc]
 
 class StandstillCallback(Callback):  # type: ignore[misc]
     """Says so where trials wait for a place and none runs: the nodes that they fit on are gone or full of other jobs, or their workers
-    take long to start on a busy machine. Ends the search where the cluster has lost the driver's own node (`is_lost`), and so gives it no
-    place any more.
+    take long to start on a busy machine. Ends the search where the cluster has lost the driver's own node, by two looks in a row
+    (`is_lost`), and so gives it no place any more.
 
     `clock` is in seconds.
     """
@@ -238,6 +238,7 @@ class StandstillCallback(Callback):  # type: ignore[misc]
         self._since: float | None = None
         self._told = False
         self._looked = float("-inf")
+        self._seemed_lost = False
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         states = {trial.status for trial in trials}
@@ -249,15 +250,17 @@ class StandstillCallback(Callback):  # type: ignore[misc]
         if stands_still is not self._told:
             self._told = stands_still
             self._searcher.waits(self._reason if stands_still else None)
-        if stands_still and self._clock() - self._looked >= _LOOK_SECONDS:
+        if not stands_still:
+            self._seemed_lost = False
+        elif self._clock() - self._looked >= _LOOK_SECONDS:
             self._looked = self._clock()
             self._look()
 
     def _look(self) -> None:
+        seemed_lost, self._seemed_lost = self._seemed_lost, False
         try:
-            lost = self._is_lost()
+            self._seemed_lost = self._is_lost()
         except RayError as error:
             _log.warning("cannot ask Ray for its nodes: %s", error)
-            return
-        if lost:
+        if seemed_lost and self._seemed_lost:
             self._searcher.end(UnavailableError(_OWN_NODE_LOST))

@@ -67,7 +67,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _renew_note(self, config: dict[str, Any]) -> None:
         """The note of what this try hangs in, if it does, in the place of an earlier try's."""
         mirror = Mirror.of(config["output_uri"])
-        self._stall_note = StallNote(mirror.path(config["trial_folder"]), mirror)
+        self._stall_note = StallNote.of_trial(mirror.path(config["trial_folder"]), mirror)
         self._stall_note.delete()
 
     def _open(self, config: dict[str, Any]) -> None:

@@ -69,31 +69,50 @@ def test_a_search_with_a_trial_that_runs_or_none_that_waits_does_not_stand_still
     assert search.told == []
 
 
-def test_a_search_whose_own_node_is_lost_ends_once_no_trial_runs(search):
-    looks = []
-    search.lost = lambda: looks.append(search.now) or len(looks) > 2
+def test_a_search_whose_own_node_is_lost_in_two_looks_in_a_row_ends_once_no_trial_runs(search):
+    looks, lost = [], iter([True, False, True, True])
+    search.lost = lambda: looks.append(search.now) or next(lost)
     for _ in range(3):
         search.step("RUNNING", after=100)
     assert looks == []
     search.step("PENDING")
-    for _ in range(10):
+    for _ in range(12):
         search.step("PENDING", after=5)
-    assert not search.ended
-    for _ in range(10):
-        search.step("PENDING", after=1)
     assert len(looks) == 3
+    assert not search.ended
+    for _ in range(5):
+        search.step("PENDING", after=1)
+    assert len(looks) == 4
     assert "has lost the node that this search is connected to" in str(search.ended[0])
     assert isinstance(search.ended[0], UnavailableError)
 
 
 def test_a_cluster_that_does_not_answer_is_no_lost_node(search):
-    def fails():
-        raise RayError("the head is away")
+    looks = []
 
-    search.lost = fails
+    def sometimes_fails():
+        looks.append(search.now)
+        if len(looks) % 2:
+            raise RayError("the head is away")
+        return True
+
+    search.lost = sometimes_fails
     search.step("PENDING")
-    search.step("PENDING", after=2 * _STANDSTILL_SECONDS)
+    for _ in range(4):
+        search.step("PENDING", after=2 * _STANDSTILL_SECONDS)
+    assert len(looks) == 4
     assert search.told and not search.ended
+
+
+def test_two_looks_with_a_trial_that_ran_in_between_are_not_in_a_row(search):
+    looks = []
+    search.lost = lambda: looks.append(search.now) or True
+    for _ in range(2):
+        search.step("PENDING")
+        search.step("PENDING", after=_STANDSTILL_SECONDS + 1)
+        search.step("RUNNING", after=1)
+    assert len(looks) == 2
+    assert not search.ended
 
 
 ONE_SLOT = Slots(Resources(), most=9, concurrency=None, follows=False, nodes=lambda: [Node(cpus=1.0)])
@@ -104,7 +123,8 @@ def searching(folder, **changes: Any):
     """`suggest` and `lose`, with Ray's error in the file in which Tune leaves it; and the search's store."""
     with Store(default_url(str(folder))) as store:
         job = make_job(str(folder), budgets=(Budget.parse("80%"),), **changes)
-        searcher = CoordinatorSearcher(make_coordinator(job, store, folder), ONE_SLOT, {})
+        coordinator = make_coordinator(job, store, folder)
+        searcher = CoordinatorSearcher(coordinator, ONE_SLOT, {})
 
         def lose(error: str) -> None:
             (folder / "error.txt").write_text(error)
@@ -112,7 +132,9 @@ def searching(folder, **changes: Any):
             trial = SimpleNamespace(trial_id="tune", error_file=str(folder / "error.txt"))
             LostWorkerCallback(searcher).on_trial_error(1, [], trial)
 
-        yield SimpleNamespace(suggest=lambda: searcher.suggest("tune"), lose=lose, store=store, job=job, searcher=searcher)
+        yield SimpleNamespace(
+            suggest=lambda: searcher.suggest("tune"), lose=lose, store=store, job=job, searcher=searcher, coordinator=coordinator
+        )
 
 
 LEFT = f"ray::ResourceTrainable.train()\n{PreemptedError.__module__}.PreemptedError: the trial leaves its node after step 3"
@@ -153,6 +175,16 @@ def test_no_trial_is_given_beyond_the_slots_and_none_is_final_while_one_runs(tmp
         assert again["trial_number"] == 0
         search.searcher.on_trial_complete("tune", {"error_class": "DivergedError", "error": "the loss is nan"})
         assert search.suggest() == "FINISHED"
+
+
+def test_a_search_that_is_ended_gives_no_trial_any_more_and_has_its_first_error(tmp_path) -> None:
+    with searching(tmp_path) as search:
+        assert not search.searcher.over
+        search.searcher.end(UnavailableError("its node is lost"))
+        search.searcher.end(UnavailableError("it still is"))
+        assert search.searcher.over
+        assert search.suggest() == "FINISHED"
+        assert str(search.coordinator.fatal) == "its node is lost"
 
 
 def lose_worker(folder, error: RayError):
@@ -201,7 +233,7 @@ def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_pa
     with searching(tmp_path) as search:
         for _ in range(RETRIES + 1):
             trial = search.suggest()
-            note = StallNote(Path(trial["trial_folder"]), NO_MIRROR)
+            note = StallNote.of_trial(Path(trial["trial_folder"]), NO_MIRROR)
             note.write("stalled: no step for 60.1 minutes")
             search.lose("The actor died unexpectedly before finishing this task.")
         result = search.store.trials(search.job.id)[trial["trial_number"]]
@@ -214,7 +246,7 @@ def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_pa
 def test_the_note_of_a_try_that_hung_is_no_reason_of_the_next_one_that_is_lost_with_its_node_before_it_begins(tmp_path):
     with searching(tmp_path) as search:
         trial = search.suggest()
-        StallNote(Path(trial["trial_folder"]), NO_MIRROR).write("stalled: no step for 60.1 minutes")
+        StallNote.of_trial(Path(trial["trial_folder"]), NO_MIRROR).write("stalled: no step for 60.1 minutes")
         search.lose("The actor died unexpectedly before finishing this task.")
         for _ in range(RETRIES + 1):
             assert search.suggest()["trial_number"] == trial["trial_number"]
