@@ -4,10 +4,10 @@
 
 Each case has a job: a real search over scikit-learn's digits with a tiny model, on `autoslim serve`, started by its command on loopback.
 When its first trial has ended, the fault happens; the user asks for the job four times a second and afterwards submits the same again. The
-first rows are the jobs without a fault: that of most cases, and a longer one for faults that cost a fixed time (`Case.job`). Cases that
-leave the service as it was are played one after the other on the same one. What a case has shown is in FOLDER/results.jsonl; a second start
-skips it, also after the first one was killed in the middle of another case. `tests/benchmarks/test_played_faults.py` plays the same cases
-as tests, and keeps the same rows.
+first rows are the jobs without a fault: there are longer ones for faults that cost a fixed time (`Case.job`). Cases that leave the service
+as it was are played one after the other on the same one. What a case has shown is in FOLDER/results.jsonl; a second start skips it, also
+after the first one was killed in the middle of another case. `tests/benchmarks/test_played_faults.py` plays the same cases as tests, and
+keeps the same rows.
 
 The exit code is 1 where a case breaks a rule: the job ends with its model (or, after some faults, says why not), no finished trial is lost
 or counted twice, one submit makes one job, no process is left, and the job takes at most 1.5 times as long as undisturbed. A case that
@@ -41,7 +41,7 @@ from faults.user import JOBS, User  # noqa: E402
 
 UNDISTURBED = [
     *(Case(name, lambda stage: "") for name in ("none", "none, once more")),
-    Case("none, longer job", lambda stage: "", job="longer"),
+    *(Case(f"none, {job} job", lambda stage: "", job=job) for job in ("longer", "longest")),
 ]
 _PARTS = (kills, takeovers, surroundings, network, cluster, tracking, beside)
 FAULTS = [*UNDISTURBED, *(case for part in _PARTS for case in part.CASES)]

@@ -51,8 +51,7 @@ class Case:
     """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
     or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
     model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `job` is one
-    of JOBS: "longer" where the fault costs a fixed time that half of the other job's does not cover. `spec` is what the job has beside
-    the settings of JOBS.
+    of JOBS, by what the fault costs. `spec` is what the job has beside the settings of JOBS.
 
     `host` raises MissingError where the case cannot be played.
     """

@@ -113,7 +113,7 @@ def _nine_ports() -> int:
             return first
 
 
-# Ray takes up to half a minute to notice a loss, and then starts what a cluster is made of: a job that is "longer".
+# Ray takes up to half a minute to notice a loss, and then starts what a cluster is made of: more than a minute.
 CASES = [
     Case(
         "no node for the drivers until their jobs are paused, another job cancelled then",
@@ -121,24 +121,24 @@ CASES = [
         host=partial(_on_cluster, node=False, jobs=2),
         early=True,
         # The pause comes after 60 s.
-        job="longer",
+        job="longest",
     ),
     Case(
         f"node of the driver and the trials killed, back after {_AWAY:.0f} s",
         _node_killed,
         host=partial(_on_cluster, node=True),
-        job="longer",
+        job="longest",
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s with its state",
         partial(_head_killed, lasting=True),
         host=partial(_on_cluster, node=True, lasting=True),
-        job="longer",
+        job="longest",
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s without its state",
         partial(_head_killed, lasting=False),
         host=partial(_on_cluster, node=True),
-        job="longer",
+        job="longest",
     ),
 ]

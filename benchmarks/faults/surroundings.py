@@ -170,14 +170,14 @@ def others_meanwhile(stage: Stage, seconds: float) -> str:
 
 
 CASES = [
-    Case(f"SQLite locked by another process for {AWAY_SECONDS:.0f} s", _locked),
-    Case(f"PostgreSQL killed, back after {AWAY_SECONDS:.0f} s", _database_away, host=_on_postgres),
+    Case(f"SQLite locked by another process for {AWAY_SECONDS:.0f} s", _locked, job="longer"),
+    Case(f"PostgreSQL killed, back after {AWAY_SECONDS:.0f} s", _database_away, host=_on_postgres, job="longer"),
     Case(
         f"disk full for {AWAY_SECONDS:.0f} s, then enlarged",
         _disk_full,
         host=_on_small_disk,
         # Trials fail, too, and the driver starts until there is room.
-        job="longer",
+        job="longest",
     ),
     Case("clock set back by an hour", partial(_set_clock, seconds=-_HOUR), host=_on_a_clock_of_its_own),
     Case("clock set forward by an hour", partial(_set_clock, seconds=_HOUR), host=_on_a_clock_of_its_own),

@@ -110,8 +110,8 @@ CASES = [
         "driver stopped (SIGSTOP) past its lease, woken when another has the job",
         _frozen,
         # Nobody may take it before the lease has run out: 60 s.
-        job="longer",
+        job="longest",
     ),
     Case("two supervisors, the first killed", _second_supervisor, shares=False),
-    Case(f"API killed during {len(_BUDGETS)} submits, then started again", _killed_during_submits),
+    Case(f"API killed during {len(_BUDGETS)} submits, then started again", _killed_during_submits, job="longer"),
 ]

@@ -38,17 +38,17 @@ SPEC: dict[str, Any] = {
 LASTING = SPEC | {"epochs": 30.0}
 """The same with some training, as jobs have: how much longer it takes with a fault does not only say how long processes take to start."""
 
-LONGER = LASTING | {"epochs": 240.0, "scheduler": "none"}
-"""About five times as long, for faults that cost a fixed time, such as that of a lease. Nothing is pruned: which trials would be depends on
-their order, and so the job's length would depend on the fault."""
+_WHOLE = LASTING | {"scheduler": "none"}
+"""Nothing is pruned: which trials would be depends on their order, and so the job's length would depend on the fault."""
 
-JOBS = {"lasting": LASTING, "longer": LONGER}
-"""What a case's job may be, by the name that rows have of it."""
+JOBS = {"lasting": LASTING, "longer": _WHOLE | {"epochs": 100.0}, "longest": _WHOLE | {"epochs": 300.0}}
+"""By the names that rows have of them. The second and the third one take about two and six times as long as the first, for faults that
+cost half a minute, such as the start of a driver, and up to two minutes, such as a lease."""
 
 # Between two looks at the job.
 _LOOK_SECONDS = 0.25
 LONGEST_JOB = 3600.0
-"""Seconds: LONGER with a fault on a machine on which it takes half an hour without one."""
+"""Seconds: the longest of JOBS with a fault on a machine on which it takes half an hour without one."""
 
 
 @dataclasses.dataclass(frozen=True)

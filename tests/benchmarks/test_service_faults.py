@@ -26,7 +26,7 @@ from service_faults import (
     undisturbed,
 )
 
-LONGER = next(case for case in CASES if case.job == "longer" and case not in UNDISTURBED)
+LONGER = next(case for case in CASES if case.job == "longest" and case not in UNDISTURBED)
 
 
 def row(case: str, seconds: float, **changes: object) -> dict[str, object]:
@@ -35,7 +35,7 @@ def row(case: str, seconds: float, **changes: object) -> dict[str, object]:
 
 
 def test_a_time_is_told_over_the_mean_of_the_undisturbed_ones() -> None:
-    first, second, _ = (case.name for case in UNDISTURBED)
+    first, second, *_ = (case.name for case in UNDISTURBED)
     told = ["PAUSED: the disk is full", "503: a | b"]
     lines = table([row(first, 40.0), row(second, 50.0), row("a fault", 65.0, attempts=2, told=told)]).splitlines()
     assert lines[2] == "| none | 30 | SUCCEEDED | 1 | 0 | 0 | 0 | 40 | -5 | 0.89 | nothing |  |"
@@ -55,7 +55,9 @@ def test_a_longer_job_is_held_against_the_undisturbed_longer_one() -> None:
     assert undisturbed(rows[::2], "longer") is None
     lines = table(rows).splitlines()
     assert "| 62 | +22 | 1.55: **too long** |" in lines[4]
-    assert lines[5].startswith("| another | 240 |") and "| 310 | +110 | 1.55: **too long** |" in lines[5]
+    assert (
+        lines[5].startswith(f"| another | {JOBS['longer']['epochs']:.0f} |") and "| 310 | +110 | 1.55: **too long** |" in lines[5]
+    )
 
 
 def test_an_undisturbed_job_is_played_before_any_that_is_held_against_it() -> None:
@@ -65,11 +67,11 @@ def test_an_undisturbed_job_is_played_before_any_that_is_held_against_it() -> No
 
 def test_a_row_of_another_job_than_its_case_has_by_now_is_not_used_again(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    # As they were before there were two jobs.
+    # As they were when there was one job.
     keep_row(file, row("none", 40.0))
     keep_row(file, row(LONGER.name, 90.0))
     assert list(known_rows(file)) == ["none"]
-    keep_row(file, row(LONGER.name, 210.0, job="longer"))
+    keep_row(file, row(LONGER.name, 210.0, job="longest"))
     assert {name: kept["seconds"] for name, kept in known_rows(file).items()} == {"none": 40.0, LONGER.name: 210.0}
     assert kept_or_played(LONGER, file, SharedService())["seconds"] == 210.0
 
