@@ -41,8 +41,8 @@ LASTING = SPEC | {"epochs": 30.0}
 _WHOLE = LASTING | {"scheduler": "none"}
 """Nothing is pruned: which trials would be depends on their order, and so the job's length would depend on the fault."""
 
-JOBS = {"lasting": LASTING, "longer": _WHOLE | {"epochs": 100.0}, "longest": _WHOLE | {"epochs": 300.0}}
-"""By the names that rows have of them. The second and the third one take about two and six times as long as the first, for faults that
+JOBS = {"lasting": LASTING, "longer": _WHOLE | {"epochs": 100.0}, "longest": _WHOLE | {"epochs": 400.0}}
+"""By the names that rows have of them. The second and the third one take some two and six times as long as the first, for faults that
 cost half a minute, such as the start of a driver, and up to two minutes, such as a lease."""
 
 # Between two looks at the job.

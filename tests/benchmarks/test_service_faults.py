@@ -119,6 +119,12 @@ def test_a_state_that_an_earlier_attempt_sets_after_a_later_one_is_found() -> No
     assert overtaken(events(0, 1, 2, 1, 2, 1)) == 2
 
 
+def test_the_page_has_the_epochs_of_every_job() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks" / "service-faults.md").read_text()
+    rule = page[page.index("## The rule on wall time") :]
+    assert [name for name, spec in JOBS.items() if f"| {spec['epochs']:.0f} |" not in rule] == []
+
+
 def test_every_case_has_a_name_of_its_own_since_results_are_kept_by_it() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
