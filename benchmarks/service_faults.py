@@ -4,12 +4,14 @@
 
 Each case has a job: a real search over scikit-learn's digits with a tiny model, on `autoslim serve`, started by its command on loopback.
 When its first trial has ended, the fault happens; the user asks for the job four times a second and afterwards submits the same again. The
-first two rows are the job without a fault. Cases that leave the service as it was are played one after the other on the same one. What a
-case has shown is in FOLDER/results.jsonl; a second start skips it, also after the first one was killed in the middle of another case.
+first rows are the jobs without a fault: there are longer ones for faults that cost a fixed time (`Case.job`). Cases that leave the service
+as it was are played one after the other on the same one. What a case has shown is in FOLDER/results.jsonl; a second start skips it, also
+after the first one was killed in the middle of another case. `tests/benchmarks/test_played_faults.py` plays the same cases as tests, and
+keeps the same rows.
 
 The exit code is 1 where a case breaks a rule: the job ends with its model (or, after some faults, says why not), no finished trial is lost
-or counted twice, one submit makes one job, no process is left, and the job takes at most 1.5 times as long as undisturbed, but for the
-cases that give a reason (`Case.slow`). A case that needs what this machine does not have is skipped and named.
+or counted twice, one submit makes one job, no process is left, and the job takes at most 1.5 times as long as undisturbed. A case that
+needs what this machine does not have is skipped and named.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ from faults.case import Case, MissingError, Stage, plain  # noqa: E402
 from faults.leftovers import claimed, prefix  # noqa: E402
 from faults.rows import keep_row, kept_rows  # noqa: E402
 from faults.service import Service, left_behind  # noqa: E402
-from faults.user import LASTING, User  # noqa: E402
+from faults.user import JOBS, User  # noqa: E402
 
-UNDISTURBED = [Case(name, lambda stage: "") for name in ("none", "none, once more")]
+UNDISTURBED = [
+    *(Case(name, lambda stage: "") for name in ("none", "none, once more")),
+    *(Case(f"none, {job} job", lambda stage: "", job=job) for job in ("longer", "longest")),
+]
 _PARTS = (kills, takeovers, surroundings, network, cluster, tracking, beside)
 FAULTS = [*UNDISTURBED, *(case for part in _PARTS for case in part.CASES)]
 CASES = [*FAULTS, *attacks.CASES]
@@ -98,7 +103,7 @@ def play(case: Case, shared: SharedService) -> dict[str, Any]:
 
 def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
     mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
-    user = User(service.url, mine, spec=LASTING | case.spec | {"name": f"mine-{CASES.index(case)}"})
+    user = User(service.url, mine, spec=JOBS[case.job] | case.spec | {"name": f"mine-{CASES.index(case)}"})
     with contextlib.closing(user):
         user.submit()
         if not case.early:
@@ -108,17 +113,30 @@ def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
         lasted = time.monotonic() - began
         user.cancel_later()
         verdict = user.verdict()
-    return {"case": case.name, "lasted": round(lasted, 1), "others": others} | dataclasses.asdict(verdict)
+    told = {"case": case.name, "job": case.job, "lasted": round(lasted, 1), "others": others}
+    return told | dataclasses.asdict(verdict)
 
 
-def undisturbed(rows: Iterable[dict[str, Any]]) -> float | None:
-    """Seconds of the job without a fault, where it was measured."""
-    alone = [row["seconds"] for row in rows if row["case"] in {case.name for case in UNDISTURBED}]
+def known_rows(file: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the file by case; none of a case that has another job by now."""
+    jobs = {case.name: case.job for case in CASES}
+    return {row["case"]: row for row in kept_rows(file) if job_of(row) == jobs.get(row["case"])}
+
+
+def job_of(row: dict[str, Any]) -> str:
+    """Its name in JOBS. Rows did not have it when there was one."""
+    return str(row.get("job", "lasting"))
+
+
+def undisturbed(rows: Iterable[dict[str, Any]], job: str) -> float | None:
+    """Seconds of this job without a fault, where it was measured."""
+    names = {case.name for case in UNDISTURBED}
+    alone = [row["seconds"] for row in rows if row["case"] in names and job_of(row) == job]
     return sum(alone) / len(alone) if alone else None
 
 
 def broken_rules(row: dict[str, Any], case: Case, alone: float | None) -> list[str]:
-    """What must not be, of what a case has shown; `alone` is what the undisturbed job takes, without which the time is not judged."""
+    """What must not be, of what a case has shown; `alone` is what its job takes undisturbed, without which the time is not judged."""
     times = row["seconds"] / alone if alone else 0.0
     said_why = case.may_fail and row["state"] == "FAILED" and bool(row["told"])
     # A job without its model counts as lost.
@@ -128,7 +146,7 @@ def broken_rules(row: dict[str, Any], case: Case, alone: float | None) -> list[s
         f"lost: {lost}": lost == 0,
         f"doubled: {row['doubled']}": row["doubled"] == 0,
         f"processes left: {row['left']}": row["left"] == 0,
-        f"{times:.2f} times as long as undisturbed, allowed: {LONGEST}": times <= LONGEST or bool(case.slow),
+        f"{times:.2f} times as long as undisturbed, allowed: {LONGEST}": times <= LONGEST,
     }
     return [problem for problem, kept in rules.items() if not kept]
 
@@ -140,6 +158,7 @@ def _commit() -> str:
 
 _HEAD = (
     "fault or attack",
+    "epochs of a trial",
     "state",
     "attempts",
     "lost",
@@ -154,17 +173,17 @@ _HEAD = (
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    alone, slow = undisturbed(rows), {case.name: case.slow for case in CASES}
     lines = [_line(_HEAD), "|---" * len(_HEAD) + "|"]
     for row in rows:
         over = times = ""
-        if alone:
+        if alone := undisturbed(rows, job_of(row)):
             over, times = f"{row['seconds'] - alone:+.0f}", f"{row['seconds'] / alone:.2f}"
             if row["seconds"] > LONGEST * alone:
-                times += f": {slow[row['case']]}" if slow.get(row["case"]) else ": **too long**"
-        counted = (row[name] for name in ("case", "state", "attempts", "lost", "doubled", "left"))
+                times += ": **too long**"
+        epochs = f"{JOBS[job_of(row)]['epochs']:.0f}"
+        counted = (row[name] for name in ("state", "attempts", "lost", "doubled", "left"))
         told = "<br>".join(row["told"]) or "nothing"
-        lines.append(_line((*counted, f"{row['seconds']:.0f}", over, times, told, row["others"])))
+        lines.append(_line((row["case"], epochs, *counted, f"{row['seconds']:.0f}", over, times, told, row["others"])))
     return "\n".join(lines)
 
 
@@ -172,32 +191,38 @@ def _line(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
+def in_order(cases: Iterable[Case]) -> list[Case]:
+    """As they are played: those on the same service together, the undisturbed ones before all others."""
+    return sorted(cases, key=lambda case: not case.on_shared_service)
+
+
+def kept_or_played(case: Case, file: Path, shared: SharedService) -> dict[str, Any]:
+    """The case's row in the file; without one the case is played, and its row kept there."""
+    known = known_rows(file)
+    if case.name not in known:
+        known[case.name] = play(case, shared)
+        print(json.dumps(known[case.name]), file=sys.stderr)
+        keep_row(file, known[case.name])
+    return known[case.name]
+
+
 def play_all(cases: Iterable[Case], file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The rows by case, of this call and of earlier ones, which are in the file; and why a case has none."""
-    known, problems = {row["case"]: row for row in kept_rows(file)}, dict[str, str]()
-    shared = SharedService()
+    problems, shared = dict[str, str](), SharedService()
     try:
-        # Those on the same service come together.
-        for case in sorted(cases, key=lambda case: not case.on_shared_service):
-            if case.name in known:
-                continue
+        for case in in_order(cases):
             try:
-                row = play(case, shared)
+                kept_or_played(case, file, shared)
             except MissingError as error:
                 print(f"{case.name}: skipped: {error}", file=sys.stderr)
-                continue
             except Exception as error:  # noqa: BLE001 - the other cases go on
                 traceback.print_exc()
                 problems[case.name] = f"not measured: {type(error).__name__}: {error}"
-                continue
-            print(json.dumps(row), file=sys.stderr)
-            keep_row(file, row)
-            known[case.name] = row
     finally:
         shared.end()
     if shared.left:
         problems["end of the service of several cases"] = f"processes left: {shared.left}"
-    return known, problems
+    return known_rows(file), problems
 
 
 def main() -> int:
@@ -213,11 +238,11 @@ def main() -> int:
         return 0
     with claimed(arguments.folder):
         known, problems = play_all(cases, arguments.folder / "results.jsonl")
-    alone = undisturbed(known.values())
-    if alone is None:
-        print("wall times are not judged: there is no row of the undisturbed job", file=sys.stderr)
+    alone = {job: undisturbed(known.values(), job) for job in JOBS}
+    for job in sorted({case.job for case in cases if alone[case.job] is None}):
+        print(f"wall times of the {job} job are not judged: there is no row of it undisturbed", file=sys.stderr)
     for case in cases:
-        if case.name in known and (broken := broken_rules(known[case.name], case, alone)):
+        if case.name in known and (broken := broken_rules(known[case.name], case, alone[case.job])):
             problems[case.name] = "; ".join(broken)
     rows = [known[case.name] for case in CASES if case.name in known]
     print(table(rows))

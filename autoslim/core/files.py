@@ -113,12 +113,15 @@ def disk_full_error(folder: Path, then: str) -> OutputError:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether this error, or one that caused it, says that the disk or the quota is full."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    link: BaseException | None = error
+    # A chain may have a circle: Ray raises an error from itself. Ids, since an error may define equality.
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         # SQLite, PyTorch and `disk_full_error` report a full disk as text only.
-        if "disk is full" in str(seen) or "No space left" in str(seen):
+        if "disk is full" in str(link) or "No space left" in str(link):
             return True
-        seen = seen.__cause__ or seen.__context__
+        link = link.__cause__ or link.__context__
     return False

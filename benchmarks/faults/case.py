@@ -50,8 +50,8 @@ class MissingError(Exception):
 class Case:
     """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
     or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
-    model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `spec` is
-    what the job has beside the settings of the others. `slow` is why the job may take longer than the rule on wall time allows.
+    model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `job` is one
+    of JOBS, by what the fault costs. `spec` is what the job has beside the settings of JOBS.
 
     `host` raises MissingError where the case cannot be played.
     """
@@ -63,8 +63,8 @@ class Case:
     tenants: bool = False
     may_fail: bool = False
     shares: bool = True
+    job: str = "lasting"
     spec: dict[str, Any] = dataclasses.field(default_factory=dict)
-    slow: str = ""
 
     @property
     def on_shared_service(self) -> bool:

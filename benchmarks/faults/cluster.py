@@ -22,7 +22,6 @@ from workers.service.background_program import Program
 
 # Seconds until a head or a node that was killed is there again. Ray's nodes try to reach a lost head for 60 s.
 _AWAY = 20.0
-_NOTICED = "Ray takes up to half a minute to notice, and then starts what a cluster is made of"
 
 
 class _OnCluster(Service):
@@ -114,30 +113,32 @@ def _nine_ports() -> int:
             return first
 
 
+# Ray takes up to half a minute to notice a loss, and then starts what a cluster is made of: more than a minute.
 CASES = [
     Case(
         "no node for the drivers until their jobs are paused, another job cancelled then",
         _no_node,
         host=partial(_on_cluster, node=False, jobs=2),
         early=True,
-        slow="the fault lasts until the pause, which comes after 60 s",
+        # The pause comes after 60 s.
+        job="longest",
     ),
     Case(
         f"node of the driver and the trials killed, back after {_AWAY:.0f} s",
         _node_killed,
         host=partial(_on_cluster, node=True),
-        slow=_NOTICED,
+        job="longest",
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s with its state",
         partial(_head_killed, lasting=True),
         host=partial(_on_cluster, node=True, lasting=True),
-        slow=_NOTICED,
+        job="longest",
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s without its state",
         partial(_head_killed, lasting=False),
         host=partial(_on_cluster, node=True),
-        slow=_NOTICED,
+        job="longest",
     ),
 ]

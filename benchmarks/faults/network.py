@@ -125,4 +125,4 @@ def _partition(stage: Stage) -> str:
     return told
 
 
-CASES = [Case(f"network to PostgreSQL cut for {AWAY_SECONDS:.0f} s", _partition, host=_apart)]
+CASES = [Case(f"network to PostgreSQL cut for {AWAY_SECONDS:.0f} s", _partition, host=_apart, job="longer")]

@@ -26,8 +26,8 @@ from faults.user import SPEC
 
 AWAY_SECONDS = 30.0
 """Shorter than a search waits for its database (40 s) and than a driver's lease (60 s): what is away for longer costs another attempt."""
-# Bytes of the disk that becomes full; a job writes some five million.
-_DISK = 256 * 2**20
+# Bytes of the disk that becomes full, and of the enlarged one; a job writes some five million.
+_DISK, _LARGER_DISK = 256 * 2**20, 512 * 2**20
 _HOUR = 3600
 
 # The database
@@ -88,24 +88,34 @@ def _database_away(stage: Stage) -> str:
 
 @contextlib.contextmanager
 def _on_small_disk(folder: Path) -> Iterator[Service]:
-    """Its root is a file system in memory, in a namespace of the service's own: that takes no rights."""
+    """Its root is a file system in memory, in a namespace of the service's own: that takes no rights where the kernel allows it to all."""
+    unshare = ("unshare", "--user", "--map-root-user", "--mount")
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        raise MissingError("this user may make no user and mount namespaces, or there is no `unshare` (Debian: util-linux)")
     mount = f'mount -t tmpfs -o size={_DISK},mode=700 none "{folder / "root"}" && exec "$0" "$@"'
-    with Service(folder, wrapper=("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount)).running() as service:
+    with Service(folder, wrapper=(*unshare, "sh", "-c", mount)).running() as service:
         # Seen from here, the folder is another one.
         service.root = Path(f"/proc/{service.api.pid}/root{service.root}")
         yield service
 
 
 def _disk_full(stage: Stage) -> str:
-    ballast = stage.service.root / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+    """What fills it stays; the disk becomes larger, as an operator makes it."""
+    with contextlib.suppress(OSError), (stage.service.root / "ballast").open("wb", buffering=0) as file:
         while True:
             # Down to the last byte.
             if not file.write(bytes(2**16)):
                 break
     told = others_meanwhile(stage, AWAY_SECONDS)
-    ballast.unlink()
+    _enlarge_disk(stage)
     return told
+
+
+def _enlarge_disk(stage: Stage) -> None:
+    """In the namespaces of the service, as the user that it runs as there."""
+    inside = ("nsenter", f"--target={stage.service.api.pid}", "--user", "--mount", "--preserve-credentials")
+    remount = ("mount", "-o", f"remount,size={_LARGER_DISK}", "none", str(stage.folder / "root"))
+    subprocess.run([*inside, *remount], check=True)
 
 
 # The clock
@@ -160,13 +170,14 @@ def others_meanwhile(stage: Stage, seconds: float) -> str:
 
 
 CASES = [
-    Case(f"SQLite locked by another process for {AWAY_SECONDS:.0f} s", _locked),
-    Case(f"PostgreSQL killed, back after {AWAY_SECONDS:.0f} s", _database_away, host=_on_postgres),
+    Case(f"SQLite locked by another process for {AWAY_SECONDS:.0f} s", _locked, job="longer"),
+    Case(f"PostgreSQL killed, back after {AWAY_SECONDS:.0f} s", _database_away, host=_on_postgres, job="longer"),
     Case(
-        f"disk full for {AWAY_SECONDS:.0f} s",
+        f"disk full for {AWAY_SECONDS:.0f} s, then enlarged",
         _disk_full,
         host=_on_small_disk,
-        slow="trials fail, too, and the driver starts until there is room",
+        # Trials fail, too, and the driver starts until there is room.
+        job="longest",
     ),
     Case("clock set back by an hour", partial(_set_clock, seconds=-_HOUR), host=_on_a_clock_of_its_own),
     Case("clock set forward by an hour", partial(_set_clock, seconds=_HOUR), host=_on_a_clock_of_its_own),

@@ -38,9 +38,17 @@ SPEC: dict[str, Any] = {
 LASTING = SPEC | {"epochs": 30.0}
 """The same with some training, as jobs have: how much longer it takes with a fault does not only say how long processes take to start."""
 
+_WHOLE = LASTING | {"scheduler": "none"}
+"""Nothing is pruned: which trials would be depends on their order, and so the job's length would depend on the fault."""
+
+JOBS = {"lasting": LASTING, "longer": _WHOLE | {"epochs": 100.0}, "longest": _WHOLE | {"epochs": 400.0}}
+"""By the names that rows have of them. The second and the third one take some two and six times as long as the first, for faults that
+cost half a minute, such as the start of a driver, and up to two minutes, such as a lease."""
+
 # Between two looks at the job.
 _LOOK_SECONDS = 0.25
-_LONGEST_JOB = 900.0
+LONGEST_JOB = 3600.0
+"""Seconds: the longest of JOBS with a fault on a machine on which it takes half an hour without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +95,10 @@ class User:
         self._watcher.start()
 
     def until_trials(self, count: int) -> None:
-        until(
-            lambda: self.job["progress"]["trials_ended"] >= count or self.ended or None, f"{count} trials", seconds=_LONGEST_JOB
-        )
+        until(lambda: self.job["progress"]["trials_ended"] >= count or self.ended or None, f"{count} trials", seconds=LONGEST_JOB)
 
     def until_ended(self) -> None:
-        until(lambda: self._ended_at or None, "the job's end", seconds=_LONGEST_JOB)
+        until(lambda: self._ended_at or None, "the job's end", seconds=LONGEST_JOB)
 
     def cancel_later(self) -> None:
         for job_id in self.later:

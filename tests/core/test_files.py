@@ -138,6 +138,12 @@ def test_a_full_disk_is_recognized_in_the_cause_of_an_error():
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
 
 
+def test_an_error_that_is_its_own_cause_is_no_full_disk_and_does_not_hang():
+    error = RuntimeError("the dashboard did not start")
+    error.__cause__ = error
+    assert not is_disk_full(error)
+
+
 def test_a_path_in_the_working_directory_is_shown_as_users_type_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert short_path(str(tmp_path / "runs" / "photos")) == "runs/photos"
