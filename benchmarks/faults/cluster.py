@@ -35,8 +35,10 @@ class _OnCluster(Service):
 
     def start_node(self) -> None:
         """The one for drivers and trials."""
+        # A node that was killed may be counted still.
+        former = self.nodes.ids()
         worker = self.nodes.start_worker(self.driver_environment, cpus=cpus())
-        until(lambda: self.nodes.nodes() == 2 or None, "a node for drivers")
+        until(lambda: self.nodes.ids() - former or None, "a node for drivers")
         self.nodes.let_give_way(worker)
 
 

@@ -164,8 +164,10 @@ class Installation:
         self.ray.head.wait_until(lambda: self.ray.nodes() == 1)
 
     def _start_worker(self) -> None:
+        # A node that was killed may be counted still.
+        former = self.ray.ids()
         worker = self.ray.start_worker(self._driver_environment(), cpus=cpus())
-        self.ray.worker.wait_until(lambda: self.ray.nodes() == 2)
+        self.ray.worker.wait_until(lambda: bool(self.ray.ids() - former))
         self.ray.let_give_way(worker)
 
     def _start_api(self) -> None:

@@ -87,6 +87,10 @@ class RayNodes:
         """The number of nodes that are alive; 0 where the dashboard does not answer."""
         return len(self.alive())
 
+    def ids(self) -> set[str]:
+        """Of the nodes that are alive. The head counts a node that was killed among them for up to half a minute."""
+        return {node["node_id"] for node in self.alive()}
+
     def alive(self) -> list[dict[str, Any]]:
         """The nodes that are alive, as Ray's API describes them; none where the dashboard does not answer."""
         request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")  # noqa: S310 - http, of our own address

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -73,14 +76,30 @@ def test_what_fails_half_way_is_not_there(uri: StorageUri) -> None:
     assert objects_below(StorageUri.parse(Path(uri.path).parent.as_uri())) == []
 
 
-def test_a_member_that_leads_out_is_refused(uri: StorageUri, tmp_path: Path) -> None:
-    import io
-    import tarfile
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../outside", tarfile.REGTYPE),
+        ("a/../../outside", tarfile.REGTYPE),
+        ("inside", tarfile.SYMTYPE),
+        ("inside", tarfile.LNKTYPE),
+    ],
+)
+def test_a_member_that_leads_out_is_refused(uri: StorageUri, tmp_path: Path, name: str, kind: bytes) -> None:
+    _refused(uri, tmp_path, name, kind)
 
-    written = io.BytesIO()
+
+def test_a_member_with_an_absolute_name_is_refused(uri: StorageUri, tmp_path: Path) -> None:
+    _refused(uri, tmp_path, str(tmp_path / "outside"), tarfile.REGTYPE)
+
+
+def _refused(uri: StorageUri, tmp_path: Path, name: str, kind: bytes) -> None:
+    written, member = io.BytesIO(), tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "../outside"
     with tarfile.open(fileobj=written, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
+        archive.addfile(member, io.BytesIO())
     write_object(uri, written.getvalue())
-    with pytest.raises(StorageError, match="outside"):
+    with pytest.raises(StorageError, match=f"its member '{re.escape(name)}' is no file in the folder"):
         unpack_folder(uri, tmp_path / "there")
     assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "there").exists()

@@ -26,7 +26,7 @@ from workers.search.resources import trial_resources, trial_threads
 from workers.search.stall_note import StallNote
 
 _TRIES = 3
-"""To adapt a model, each from the checkpoint of the one before, whose worker was lost or has ended itself since it hung."""
+"""To get one epoch further, each from the checkpoint of the one before, whose worker was lost or has ended itself since it hung."""
 
 
 # Not tried again by Ray: it takes the items of all tries for one stream, and a try that goes on from a checkpoint has fewer.
@@ -119,18 +119,22 @@ def adapt_dense_model(
 def _items(
     submit: Callable[[], Iterable[ray.ObjectRef]], note: StallNote, failure: str, tell: Callable[[str], None]
 ) -> Iterator[dict[str, str]]:
-    """What the task streams, up to its facts, in as many tries as it takes. `tell` gets the reason of each further try, and `failure`
-    begins the error of a last one that hung.
+    """What the task streams, up to its facts, in as many tries as it takes: as those of a trial, losses count from the last new epoch.
+    `tell` gets the reason of each further try, and `failure` begins the error of a last one that hung.
 
     Raises:
         JobError: the last try hung.
         RayError: the task's own error, or a loss that another try does not help against.
     """
-    for left in reversed(range(_TRIES)):
+    furthest, left = float("-inf"), _TRIES
+    while True:
+        left -= 1
         note.delete()
         try:
             for reference in submit():
                 item = ray.get(reference)
+                if "report" in item and (epoch := EpochReport.from_json(item["report"]).epoch) > furthest:
+                    furthest, left = epoch, _TRIES - 1
                 yield item
                 if "facts" in item:
                     return

@@ -156,6 +156,16 @@ def test_an_adaptation_that_is_lost_in_every_try_is_a_loss_of_the_cluster(
     assert isinstance(diagnose(raised.value, job_id="j"), Pause)
 
 
+@pytest.mark.faults
+def test_on_nodes_that_leave_again_and_again_it_goes_on_as_long_as_each_try_gets_further(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lost = [[epoch(number), NodeDiedError("it left")] for number in range(1, 8)]
+    tries = Tries(monkeypatch, tmp_path, *lost, [NodeDiedError("it left")], [FACTS])
+    found, _ = tries.adapt()
+    assert found.facts == DENSE and not tries.left
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
