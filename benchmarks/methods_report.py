@@ -136,12 +136,12 @@ def verdict(results: Results, budget: str) -> str:
         0: f"level with {theirs[0]}",
         -1: f"behind {theirs[0]}",
     }
-    against = "All of ours are ahead of random tokens."
+    against = ""
     if (random := results.key(RANDOM, budget)) is not None:
         pairs = {key[0]: results.pair(key, random) for key in results.at(budget, ours=True)}
         behind = [name for name, each in pairs.items() if each is not None and _told_apart(*each) <= 0]
-        against = f"Not ahead of random tokens: {', '.join(behind)}." if behind else against
-    return f"{budget}: the best of ours, {ours[0]}, is {sign[_told_apart(*pair)]}: {format_difference(*pair)}. {against}"
+        against = f" Not ahead of random tokens: {', '.join(behind)}." if behind else " All of ours are ahead of random tokens."
+    return f"{budget}: the best of ours, {ours[0]}, is {sign[_told_apart(*pair)]}: {format_difference(*pair)}.{against}"
 
 
 def _told_apart(hits: list[Hits], others: list[Hits]) -> int:

@@ -194,6 +194,7 @@ def test_a_difference_within_its_interval_is_neither_ahead_nor_behind(best: floa
         np.save(hits, np.roll(np.load(hits), 100 if run.name == "sit" else 0))
     text = table(Results(tmp_path, runs), ("sit", "tome"), ("50%",))
     assert f"50%: the best of ours, sit, is {said}" in text
+    assert "random tokens" not in text.split("50%: the best of ours")[1]
 
 
 def test_the_table_of_what_is_there_names_what_failed(tmp_path: Path):
