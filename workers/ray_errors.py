@@ -27,22 +27,6 @@ def unwrapped_task_errors(failure: str) -> Iterator[None]:
         raise JobError(f"{failure}: {error}") from error
 
 
-def cause_chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes, the nearest first.
-
-    Ray keeps what a task raised in the attribute `cause`, Python in `__cause__`; a chain that crossed machines has both.
-    """
-    seen: list[BaseException] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop(0)
-        # Compared by identity: an error may define equality, and a chain may have a circle.
-        if link is not None and all(link is not known for known in seen):
-            seen.append(link)
-            yield link
-            pending += [getattr(link, "cause", None), link.__cause__]
-
-
 def is_cluster_failure(error: BaseException) -> bool:
     """Whether a part of the cluster was lost. A RayTaskError is the task's own error, every other RayError the cluster's."""
     return isinstance(error, RayError) and not isinstance(error, RayTaskError)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoslim.core.causes import cause_chain
 from autoslim.errors import OutputError
 
 
@@ -113,15 +114,10 @@ def disk_full_error(folder: Path, then: str) -> OutputError:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether this error, or one that caused it, says that the disk or the quota is full."""
-    link: BaseException | None = error
-    # A chain may have a circle: Ray raises an error from itself. Ids, since an error may define equality.
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    for link in cause_chain(error, contexts=True):
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         # SQLite, PyTorch and `disk_full_error` report a full disk as text only.
         if "disk is full" in str(link) or "No space left" in str(link):
             return True
-        link = link.__cause__ or link.__context__
     return False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from ray import exceptions
 
+from autoslim.core.causes import cause_chain
 from autoslim.errors import DatasetError, JobError
-from workers.ray_errors import cause_chain, is_cluster_failure, unwrapped_task_errors
+from workers.ray_errors import is_cluster_failure, unwrapped_task_errors
 
 
 def of_a_task(cause: Exception) -> exceptions.RayTaskError:

@@ -11,6 +11,7 @@ import errno
 from collections.abc import Mapping
 
 from autoslim.config import JobSpec
+from autoslim.core.causes import cause_chain
 from autoslim.core.files import is_disk_full
 from autoslim.core.result import ErrorClass, Phase
 from autoslim.errors import (
@@ -25,7 +26,7 @@ from autoslim.errors import (
     first_line,
 )
 from autoslim.store import Failure, FailureClass
-from workers.ray_errors import cause_chain, is_cluster_failure
+from workers.ray_errors import is_cluster_failure
 
 # Errors of a disk or a network file system, not of a path that is wrong.
 _STORAGE_ERRORS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV)

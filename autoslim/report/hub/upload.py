@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]
 
+from autoslim.core.causes import cause_chain
 from autoslim.core.record import Record
 from autoslim.errors import AutoslimError, RequestError, UnavailableError, first_line
 from autoslim.report.hub.staged import stage
@@ -85,10 +86,8 @@ def _upload(api: HfApi, repo: str, folder: Path, *, private: bool, revision: str
 
 def _told(error: Exception, repo: str, endpoint: str) -> AutoslimError:
     """One sentence with the next step."""
-    seen: BaseException | None = error
     # An upload's own error is the cause of what its thread raises.
-    while seen is not None and not isinstance(seen, HfHubHTTPError):
-        seen = seen.__cause__
+    seen = next((link for link in cause_chain(error) if isinstance(link, HfHubHTTPError)), None)
     if seen is None:
         if isinstance(error, ValueError):
             return RequestError(f"the hub at {endpoint} does not take the model: {first_line(error)}")
