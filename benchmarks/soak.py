@@ -13,10 +13,10 @@ file of MLflow's, since making such a file is work for seconds. What is left of 
 job alone leaves a machine of two cores idle for.
 
 The exit code is 1 where a job did not end with its model, something was lost or doubled, the service lists other jobs than those that are
-left, or a size was larger in the last fifth of the jobs than in the second fifth by more than its margin. The first fifth is left out:
-caches fill. What a process has, memory and open files, is judged over the jobs that one process has served: in the last third of the jobs
-faults leave the API and the supervisor alone, since a process that is started anew hides what it would have collected. A call that ends
-before the last job judges the jobs so far.
+left, or a size was larger in the last fifth of the jobs than in the second fifth by more than its margin. MLflow's file has no margin: it
+keeps the runs of deleted jobs. The first fifth is left out: caches fill. What a process has, memory and open files, is judged over the jobs
+that one process has served: in the last third of the jobs faults leave the API and the supervisor alone, since a process that is started
+anew hides what it would have collected. A call that ends before the last job judges the jobs so far.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ _SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
 _FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
 _OF_A_JOB = [name for name in _FAULTS if name.startswith(("driver", "process of a trial"))]
 """Faults after which the API and the supervisor are the same processes."""
+_CACHE = "cache"
+"""Of the soak's own, so that what jobs leave there is seen."""
 
 
 def drawn_fault(seed: int, number: int, *, share: float, jobs: int) -> str:
@@ -63,20 +65,25 @@ def drawn_fault(seed: int, number: int, *, share: float, jobs: int) -> str:
     return drawn.choice(sorted(_FAULTS) if 3 * number < 2 * jobs else _OF_A_JOB)
 
 
-def measured(service: Service, scratch: Path) -> dict[str, int]:
-    """When no driver is left; `scratch` is Ray's folder."""
+def measured(service: Service, folder: Path, scratch: Path) -> dict[str, int]:
+    """When no driver is left; `folder` is the soak's, `scratch` Ray's."""
     until(lambda: None if any((service.root / "drivers").glob("*.json")) else True, "the end of all drivers")
     sizes = {"processes": sum(belongs(process, service.root) for process in psutil.process_iter())}
     for name, process in zip(PROCESSES, (service.api, service.supervisor()), strict=True):
         sizes |= {f"{name}_bytes": process.memory_info().rss, f"{name}_files": process.num_fds()}
         sizes[f"{name}_since"] = round(100 * process.create_time())
     database = sum(path.stat().st_size for path in service.root.glob("autoslim.db*"))
-    return sizes | {"database_bytes": database, "root_bytes": _bytes(service.root) - database, "ray_bytes": _bytes(scratch)}
+    sizes |= {"database_bytes": database, "root_bytes": _bytes(service.root) - database, "ray_bytes": _bytes(scratch)}
+    return sizes | {
+        "cache_bytes": _bytes(folder / _CACHE),
+        "mlflow_bytes": sum(path.stat().st_size for path in folder.glob("mlflow.db*")),
+    }
 
 
 def running_service(folder: Path, scratch: Path, at_once: int) -> contextlib.AbstractContextManager[Service]:
     """One trial of a job at a time: a second process for trials would take as long to start as the job."""
     environment = {"RAY_TMPDIR": str(scratch), "AUTOSLIM_CONCURRENCY": "1", "AUTOSLIM_JOBS": str(at_once)}
+    environment |= {"AUTOSLIM_CACHE": str(folder / _CACHE)}
     tracking = ("--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}")
     return Service(folder, options=tracking, environment=environment).running()
 
@@ -91,7 +98,7 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dict[str, Any]]:
+def play(service: Service, folder: Path, scratch: Path, faults: Mapping[int, str]) -> list[dict[str, Any]]:
     """A round: the rows of the jobs with these numbers, which run at once. Their faults happen one after the other."""
     striking, struck = threading.Lock(), threading.Barrier(len(faults))
     rows, errors = dict[int, dict[str, Any]](), list[Exception]()
@@ -125,7 +132,7 @@ def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dic
         thread.join()
     if errors:
         raise errors[0]
-    sizes = measured(service, scratch)
+    sizes = measured(service, folder, scratch)
     return [rows[number] | sizes for number in faults]
 
 
@@ -186,7 +193,7 @@ def run(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]
                 share, jobs = arguments.faults, arguments.jobs
                 faults = {number: drawn_fault(arguments.seed, number, share=share, jobs=jobs) for number in numbers}
                 began = time.monotonic()
-                for row in play(service, scratch, faults):
+                for row in play(service, folder, scratch, faults):
                     rows.append(row)
                     keep_row(file, row)
                 seconds = time.monotonic() - began

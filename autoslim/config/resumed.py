@@ -11,6 +11,7 @@ from autoslim.config.mapping import written_by
 from autoslim.config.placement import Placement
 from autoslim.config.setting import Setting, settings_of
 from autoslim.core.job import SearchJob
+from autoslim.core.urls import hide_password
 from autoslim.errors import RequestError
 
 
@@ -49,4 +50,6 @@ def _placed(job: SearchJob, placement: Placement, name: Callable[[Setting], str]
 
 
 def _kept(name: str, asked: Any, started: Any) -> RequestError:
-    return RequestError(f"{name} is {asked!r}, but this search started with {started!r}, and a resumed search cannot change it")
+    # The job.json of an older version may have a password in an address.
+    message = f"{name} is {asked!r}, but this search started with {started!r}, and a resumed search cannot change it"
+    return RequestError(hide_password(message))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from faults.growth import MARGINS, growth, longest_life, problems, table
+from faults.growth import KEPT, MARGINS, growth, longest_life, problems, table
 from soak import drawn_fault
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
     ended = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "seconds": 40.0, "told": []}
     ended |= {"phases": {"QUEUED": 1.0, "PREPARING": 39.0}}
-    sizes = dict.fromkeys(MARGINS, 1000) | {"api_since": 1, "supervisor_since": 1}
+    sizes = dict.fromkeys((*MARGINS, *KEPT), 1000) | {"api_since": 1, "supervisor_since": 1}
     return {"number": number, "id": f"job-{number}", "fault": "none", "missed": False} | ended | sizes | changes
 
 
@@ -33,6 +33,15 @@ def test_a_size_that_rises_with_the_jobs_is_a_problem(name: str) -> None:
     assert growth(found)[name] == (1000 + 5.5 * MARGINS[name], 1000 + 17.5 * MARGINS[name])
     (problem,) = problems(found, 20)
     assert problem.startswith(f"{name} has grown from ")
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept_by_design_is_shown_and_may_grow(name: str) -> None:
+    found = rows()
+    for each in found:
+        each[name] = each["number"] * 10**9
+    assert problems(found, 20) == []
+    assert f"| {name} | 5500.0 MB | 17500.0 MB | 19000.0 MB |" in table(found)
 
 
 def test_what_fills_at_first_and_a_single_large_value_are_none() -> None:

@@ -222,6 +222,13 @@ def test_a_resumed_search_takes_what_may_change_and_refuses_the_rest(name: str) 
             resumed_job(job, read(*arguments_of(name)), None, Path("/o"))
 
 
+def test_the_refusal_of_another_store_does_not_show_the_password_of_a_job_of_an_older_version() -> None:
+    job = read_mapping(LEAST).to_job(id="j", placement=HERE).replace(storage="postgresql://u:geheim@h/d")
+    with pytest.raises(RequestError, match=r"^--storage is 'sqlite:///s.db', but .* 'postgresql://u:\*\*\*@h/d'") as caught:
+        resumed_job(job, CliInput(flags={"storage": "sqlite:///s.db"}, environment={}), None, Path("/o"))
+    assert "geheim" not in str(caught.value)
+
+
 @each_setting
 def test_the_key_of_a_plan_has_what_decides_it_and_nothing_else(name: str) -> None:
     key = deciding_fields(spec_with(name))
