@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
 from autoslim.core.job import Resources
@@ -104,7 +105,10 @@ def connect(address: str | None, *, name: str) -> Iterator[Cluster]:
                 context = ray.init(address="local", job_config=config, **_local_options())
         else:
             context = ray.init(address=address, job_config=config, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
+    except Exception as error:
+        # Ray raises the class itself where its node has not started within 30 s, as on a machine with far too much to do.
+        if type(error) is not Exception and not isinstance(error, (ValueError, RuntimeError, OSError, RayError)):
+            raise
         where = "start a local Ray" if local else f"reach Ray at {address}"
         raise UnavailableError(f"cannot {where}: {error}") from error
     try:
