@@ -42,7 +42,7 @@ def _frozen(stage: Stage) -> str:
     attempt, driver = stage.user.job["attempt"], stage.driver()
     _freeze(stage, driver)
     # What the next attempt waits for; so nothing but the woken driver can write of the search meanwhile.
-    until(lambda: stage.user.job["attempt"] > attempt or None, "another attempt", seconds=600)
+    until(lambda: stage.user.job["attempt"] > attempt or None, "another attempt")
     until(lambda: stage.user.job["reason"] == _WAITS or None, f"a job that says: {_WAITS}")
     assert driver.status() == psutil.STATUS_STOPPED, f"the driver was not stopped any more, but {driver.status()}"
     before, woken_at = _written(stage, attempt), time.monotonic()
@@ -92,7 +92,7 @@ def _written(stage: Stage, attempt: int) -> dict[str, list[tuple[object, ...]]]:
         sqlite3.connect(f"file:{stage.service.root / 'autoslim.db'}?mode=ro", timeout=60, uri=True)
     ) as reader:
         rows = {
-            table: reader.execute(f"SELECT * FROM autoslim_{table} WHERE {key} = ? ORDER BY 1, 2, 3", (job_id,)).fetchall()  # noqa: S608
+            table: reader.execute(f"SELECT * FROM autoslim_{table} WHERE {key} = ? ORDER BY 1, 2, 3", (job_id,)).fetchall()
             for table, key in {"jobs": "id", "trials": "job_id", "epochs": "job_id", "tracking": "job_id"}.items()
         }
         events = reader.execute("SELECT seq, type, data FROM autoslim_events WHERE job_id = ? ORDER BY seq", (job_id,)).fetchall()
