@@ -5,9 +5,9 @@
 Each case has a job: a real search over scikit-learn's digits with a tiny model, on `autoslim serve`, started by its command on loopback.
 When its first trial has ended, the fault happens; the user asks for the job four times a second and afterwards submits the same again. The
 first rows are the jobs without a fault: there are longer ones for faults that cost a fixed time (`Case.job`). Cases that leave the service
-as it was are played one after the other on the same one. What a case has shown is in FOLDER/results.jsonl; a second start skips it, also
-after the first one was killed in the middle of another case. `tests/benchmarks/test_played_faults.py` plays the same cases as tests, and
-keeps the same rows.
+as it was are played one after the other on the same one. What a case has shown is in FOLDER/results.jsonl; a second start at the same
+commit, with the same changes to it, skips it, also after the first one was killed in the middle of another case.
+`tests/benchmarks/test_played_faults.py` plays the same cases as tests, and keeps the same rows.
 
 The exit code is 1 where a case breaks a rule: the job ends with its model (or, after some faults, says why not), no finished trial is lost
 or counted twice, one submit makes one job, no process is left, and the job takes at most 1.5 times as long as undisturbed. A case that
@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import json
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from faults.case import Case, MissingError, Stage, plain  # noqa: E402
 from faults.leftovers import claimed, prefix  # noqa: E402
 from faults.rows import keep_row, kept_rows  # noqa: E402
 from faults.service import Service, left_behind  # noqa: E402
-from faults.user import JOBS, User  # noqa: E402
+from faults.user import JOBS, PATIENCE, User  # noqa: E402
 
 UNDISTURBED = [
     *(Case(name, lambda stage: "") for name in ("none", "none, once more")),
@@ -81,6 +82,8 @@ def _scratch() -> Iterator[Path]:
 
 def play(case: Case, shared: SharedService) -> dict[str, Any]:
     """What the table has of a case."""
+    # Before it: of a tree that changes meanwhile the row is of no later call.
+    commit = present_commit()
     if case.on_shared_service:
         folder, service = shared.taken()
         try:
@@ -98,12 +101,13 @@ def play(case: Case, shared: SharedService) -> dict[str, Any]:
             with case.host(folder) as service:
                 row = _played(case, folder, service)
             left = left_behind(folder / "root")
-    return row | {"left": left, "commit": _commit(), "at": datetime.date.today().isoformat()}
+    return row | {"left": left, "commit": commit, "at": datetime.date.today().isoformat()}
 
 
 def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
     mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
-    user = User(service.url, mine, spec=JOBS[case.job] | case.spec | {"name": f"mine-{CASES.index(case)}"})
+    spec = JOBS[case.job] | case.spec | {"name": f"mine-{CASES.index(case)}"}
+    user = User(service.url, mine, spec=spec, patience=PATIENCE[case.job])
     with contextlib.closing(user):
         user.submit()
         if not case.early:
@@ -118,9 +122,10 @@ def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
 
 
 def known_rows(file: Path) -> dict[str, dict[str, Any]]:
-    """The rows of the file by case; none of a case that has another job by now."""
-    jobs = {case.name: case.job for case in CASES}
-    return {row["case"]: row for row in kept_rows(file) if job_of(row) == jobs.get(row["case"])}
+    """The file's rows of the present commit by case, so that a table is of one; none of a case that has another job by now."""
+    jobs, commit = {case.name: case.job for case in CASES}, present_commit()
+    rows = [row for row in kept_rows(file) if row.get("commit") == commit]
+    return {row["case"]: row for row in rows if job_of(row) == jobs.get(row["case"])}
 
 
 def job_of(row: dict[str, Any]) -> str:
@@ -151,9 +156,24 @@ def broken_rules(row: dict[str, Any], case: Case, alone: float | None) -> list[s
     return [problem for problem, kept in rules.items() if not kept]
 
 
-def _commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+def present_commit() -> str:
+    """Of a tree with changes, `-dirty-` and the start of their digest follow: it has other rows than its commit, and than other changes.
+    Files that git does not know count for nothing. Without git, or outside a repository, it is `unknown`, so that rows are told apart by
+    their folder alone.
+    """
+    commit = _git("describe", "--always").decode().strip()
+    if not commit:
+        return "unknown"
+    changes = _git("diff", "HEAD")
+    return f"{commit}-dirty-{hashlib.blake2b(changes, digest_size=4).hexdigest()}" if changes else commit
+
+
+def _git(*words: str) -> bytes:
+    """Stdout of the command in this file's repository; nothing where it fails."""
+    try:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True).stdout
+    except FileNotFoundError:
+        return b""
 
 
 _HEAD = (
@@ -208,12 +228,14 @@ def kept_or_played(case: Case, file: Path, shared: SharedService) -> dict[str, A
 
 def play_all(cases: Iterable[Case], file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The rows by case, of this call and of earlier ones, which are in the file; and why a case has none."""
-    problems, shared = dict[str, str](), SharedService()
+    problems, skipped, shared = dict[str, str](), set[str](), SharedService()
+    cases = in_order(cases)
     try:
-        for case in in_order(cases):
+        for case in cases:
             try:
                 kept_or_played(case, file, shared)
             except MissingError as error:
+                skipped.add(case.name)
                 print(f"{case.name}: skipped: {error}", file=sys.stderr)
             except Exception as error:  # noqa: BLE001 - the other cases go on
                 traceback.print_exc()
@@ -222,7 +244,10 @@ def play_all(cases: Iterable[Case], file: Path) -> tuple[dict[str, dict[str, Any
         shared.end()
     if shared.left:
         problems["end of the service of several cases"] = f"processes left: {shared.left}"
-    return known_rows(file), problems
+    known = known_rows(file)
+    for name in {case.name for case in cases} - known.keys() - problems.keys() - skipped:
+        problems[name] = "measured of another commit: the tree has changed since; start again"
+    return known, problems
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 """The one owner of the database: jobs, trials, epochs, and what was logged of them elsewhere; the queue, its events, the API keys."""
 
 from autoslim.store.access import Access
-from autoslim.store.database import PATIENCE_SECONDS
+from autoslim.store.database import PATIENCE_SECONDS, Guard
 from autoslim.store.keys import ApiKey, Keys, Scope
+from autoslim.store.leases import guard
 from autoslim.store.queue import Queue
 from autoslim.store.queued import Claim, Event, Failure, FailureClass, QueuedJob, QueueState, Quota
 from autoslim.store.rows import JobState, StoredEpoch, StoredJob, StoredTrial, TrackedRun
@@ -16,6 +17,7 @@ __all__ = [
     "Event",
     "Failure",
     "FailureClass",
+    "Guard",
     "JobState",
     "Keys",
     "Queue",
@@ -28,4 +30,5 @@ __all__ = [
     "StoredJob",
     "StoredTrial",
     "TrackedRun",
+    "guard",
 ]

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from autoslim.errors import AutoslimError, RequestError, UnavailableError
 from autoslim.store import clock, migrate, schema
 
 _log = logging.getLogger(__name__)
+
+Guard = Callable[[sa.Connection], None]
+"""Called in each writing transaction before anything is written; what it raises undoes the transaction."""
 
 PATIENCE_SECONDS = 40.0
 """For a search: a database that is restarted is back by then, and a driver of the service keeps its job (its lease has 60 s by default)."""
@@ -36,8 +39,10 @@ class Database:
     `patience` is how many seconds a transaction waits for a database that cannot be reached any more.
     """
 
-    def __init__(self, url: str, *, patience: float = 0.0) -> None:
+    def __init__(self, url: str, *, patience: float = 0.0, guard: Guard | None = None) -> None:
         self.url, self.writes = hide_password(url), 0
+        # None before the tables are there that it reads.
+        self._guard: Guard | None = None
         # None before it was opened once: a mistaken address is reported at once.
         self._patience = 0.0
         self._engine = _open_engine(url)
@@ -47,7 +52,7 @@ class Database:
         except AutoslimError:
             self.close()
             raise
-        self._patience = patience
+        self._patience, self._guard = patience, guard
 
     def close(self) -> None:
         self._engine.dispose()
@@ -58,6 +63,8 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         with self._transaction(self._writer) as connection:
+            if self._guard is not None:
+                self._guard(connection)
             yield connection
         self.writes += 1
 

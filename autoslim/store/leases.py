@@ -8,12 +8,14 @@ Rows are locked as for updates that leave their key alone (`key_share`): writing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
 from autoslim.errors import JobError, LeaseLostError
 from autoslim.store import clock, schema, turns
+from autoslim.store.database import Guard
 from autoslim.store.event_log import EventLog, write_events
 from autoslim.store.queued import RUNNING, TRANSITIONS, Claim, Failure, FailureClass, QueueState
 
@@ -171,6 +173,23 @@ class Leases(EventLog):
             connection.execute(
                 schema.queue.update().where(running, _queue.reason.is_not_distinct_from(instead_of)).values(reason=reason)
             )
+
+
+def guard(claim: Claim, lost: Callable[[str], None]) -> Guard:
+    """For a `Store` in the queue's database: what the claim's driver writes of its search has the fence that its events have. A process
+    that was stopped past its lease writes nothing when it is woken, also before it renews the lease.
+
+    `lost` gets the reason when another process has the job; if it returns, the write raises LeaseLostError.
+    """
+
+    def check(connection: sa.Connection) -> None:
+        try:
+            _claimed_row(connection, claim)
+        except LeaseLostError as error:
+            lost(str(error))
+            raise
+
+    return check
 
 
 def _unadopted(connection: sa.Connection, job_id: str, attempt: int) -> sa.Row[Any] | None:

@@ -8,19 +8,20 @@ import sqlalchemy as sa
 
 from autoslim.errors import RequestError
 from autoslim.store import schema
-from autoslim.store.database import Database
+from autoslim.store.database import Database, Guard
 
 
 class StoreBase:
     """Part of `Store`."""
 
-    def __init__(self, url: str, *, patience: float = 0.0) -> None:
-        """Creates the tables where there are none. `patience` is how many seconds each call waits for a database that has gone away.
+    def __init__(self, url: str, *, patience: float = 0.0, guard: Guard | None = None) -> None:
+        """Creates the tables where there are none. `patience` is how many seconds each call waits for a database that has gone away, and
+        `guard` is called in the transaction of each change: `autoslim.store.guard` makes one.
 
         Raises:
             RequestError: for a URL that cannot be used, or a database that a newer autoslim has written.
         """
-        self._database = Database(url, patience=patience)
+        self._database = Database(url, patience=patience, guard=guard)
         self.url = self._database.url
 
     def close(self) -> None:

@@ -18,14 +18,13 @@ from PIL import Image
 
 from faults.case import Case, Stage
 from faults.service import Service, until
-from faults.user import SPEC
+from faults.user import PATIENCE, SPEC
 
 _DUPLICATES = 50
 _STATES = ("QUEUED", "STARTING", "PREPARING", "SEARCHING", "FINALIZING")
 """All but PAUSED, in which a job is cancelled on a cluster without a node (`cluster.py`)."""
 _ORDER = (*_STATES, "SUCCEEDED", "FAILED", "CANCELLED")
 _IMAGES, _CORRUPT = 200, 4
-_JOB_SECONDS = 900.0
 _ONE_TRIAL: dict[str, Any] = {"trials": 1, "epochs": 1.0}
 """Enough of a search for a state to be reached."""
 
@@ -46,13 +45,13 @@ def _job(stage: Stage, job_id: str) -> dict[str, Any]:
 
 
 def _ended(stage: Stage, job_id: str) -> dict[str, Any]:
-    """Once it is the only one that has not ended: one job runs at a time."""
+    """It runs when the user's own has ended: one job runs at a time."""
 
     def found() -> dict[str, Any] | None:
         job = _job(stage, job_id)
         return job if job["ended_at"] else None
 
-    return until(found, "the end of another job", seconds=2 * _JOB_SECONDS)
+    return until(found, "the end of another job", seconds=2 * PATIENCE["lasting"])
 
 
 # Fifty at once
@@ -92,7 +91,7 @@ def cancel_in(stage: Stage, state: str) -> str:
     if state == "STARTING":
         stage.user.until_ended()
     job_id = str(_submit(stage, **_ONE_TRIAL)["id"])
-    seen = until(lambda: _reached(stage, job_id, state), f"a job that is {state}", seconds=_JOB_SECONDS)
+    seen = until(lambda: _reached(stage, job_id, state), f"a job that is {state}", seconds=PATIENCE["lasting"])
     asked = time.monotonic()
     stage.user.http.post(f"/v1/jobs/{job_id}:cancel").raise_for_status()
     ended = str(_ended(stage, job_id)["state"])

@@ -4,47 +4,100 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import sqlite3
 import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
 
 from faults.case import Case, Stage
-from faults.service import until
+from faults.service import Service, until
 from faults.user import SPEC
+from workers.service.local_executor import STOP_GRACE
 
 # Each with a budget of its own, so that its plan has to be made: until then there is no answer.
 _BUDGETS = ("41%", "42%", "43%", "44%", "45%", "46%", "47%", "48%")
 _SUBMIT_SECONDS = 60.0
+_WAITS = "its earlier driver is being stopped"
+"""The reason of a job whose next attempt has begun while the last one's driver lives."""
+
+
+@contextlib.contextmanager
+def _two_at_once(folder: Path) -> Iterator[Service]:
+    """With room for two jobs: a driver that is stopped has its job's place for as long as it lives."""
+    with Service(folder, environment={"AUTOSLIM_JOBS": "2"}).running() as service:
+        yield service
 
 
 def _frozen(stage: Stage) -> str:
-    """The driver is stopped past its lease, and woken when the job has another one."""
+    """The driver is stopped past its lease, and woken when the supervisor has the job for the next attempt: it notices by itself, writes
+    nothing, and ends long before it would be killed."""
     attempt, driver = stage.user.job["attempt"], stage.driver()
     _freeze(stage, driver)
-    until(lambda: stage.user.job["attempt"] > attempt or None, "another attempt", seconds=600)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        driver.resume()
-    return ""
+    # What the next attempt waits for; so nothing but the woken driver can write of the search meanwhile.
+    until(lambda: stage.user.job["attempt"] > attempt or None, "another attempt")
+    until(lambda: stage.user.job["reason"] == _WAITS or None, f"a job that says: {_WAITS}")
+    assert driver.status() == psutil.STATUS_STOPPED, f"the driver was not stopped any more, but {driver.status()}"
+    before, woken_at = _written(stage, attempt), time.monotonic()
+    driver.resume()
+    until(lambda: _has_ended(driver) or None, "the end of the woken driver", seconds=STOP_GRACE / 2)
+    after, seconds = _written(stage, attempt), time.monotonic() - woken_at
+    changed = [table for table in before if before[table] != after[table]]
+    assert not changed, f"the woken driver has written to {', '.join(changed)}"
+    assert "did not end after SIGTERM" not in stage.service.log(), "the woken driver was killed"
+    log = (stage.service.root / "jobs" / stage.user.job["id"] / "logs" / f"attempt-{attempt}.log").read_text(errors="replace")
+    said = re.search(r"is no longer held by \S+ (\(attempt \d+\))", log)
+    assert said is not None, f"the woken driver does not say that it has lost its lease: {log[-500:]}"
+    return f"the woken driver ended after {seconds:.1f} s, nothing written: the job is no longer held by it {said[1]}"
 
 
 def _freeze(stage: Stage, process: psutil.Process) -> None:
     """Between two of its transactions: within one, it would keep the lock of the SQLite file for as long as it is stopped."""
-    while True:
+
+    def frozen() -> bool | None:
         process.suspend()
+        # The signal may take a moment.
+        until(lambda: process.status() == psutil.STATUS_STOPPED or None, "a driver that is stopped")
         with contextlib.closing(sqlite3.connect(stage.service.root / "autoslim.db", timeout=0.0)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.rollback()
-                return
+                return True
             except sqlite3.OperationalError:
                 process.resume()
-        time.sleep(0.01)
+        return None
+
+    until(frozen, "a moment between two transactions")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Also where its parent has not asked for its exit code yet."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _written(stage: Stage, attempt: int) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of the job's search, and its events without the states of later attempts, by table."""
+    job_id = stage.user.job["id"]
+    with contextlib.closing(
+        sqlite3.connect(f"file:{stage.service.root / 'autoslim.db'}?mode=ro", timeout=60, uri=True)
+    ) as reader:
+        rows = {
+            table: reader.execute(f"SELECT * FROM autoslim_{table} WHERE {key} = ? ORDER BY 1, 2, 3", (job_id,)).fetchall()
+            for table, key in {"jobs": "id", "trials": "job_id", "epochs": "job_id", "tracking": "job_id"}.items()
+        }
+        events = reader.execute("SELECT seq, type, data FROM autoslim_events WHERE job_id = ? ORDER BY seq", (job_id,)).fetchall()
+    later = {seq for seq, type, data in events if type == "state" and json.loads(data)["attempt"] > attempt}
+    return rows | {"events": [event for event in events if event[0] not in later]}
 
 
 def _second_supervisor(stage: Stage) -> str:
@@ -109,6 +162,7 @@ CASES = [
     Case(
         "driver stopped (SIGSTOP) past its lease, woken when another has the job",
         _frozen,
+        host=_two_at_once,
         # Nobody may take it before the lease has run out: 60 s.
         job="longest",
     ),

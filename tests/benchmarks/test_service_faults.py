@@ -11,22 +11,34 @@ import time
 from pathlib import Path
 
 import pytest
+import service_faults
 from faults.case import Case
 from faults.rows import keep_row
-from faults.user import JOBS, overtaken, phases
+from faults.user import JOBS, PATIENCE, overtaken, phases
 from service_faults import (
     CASES,
+    LONGEST,
     UNDISTURBED,
     SharedService,
     broken_rules,
     in_order,
     kept_or_played,
     known_rows,
+    play_all,
+    present_commit,
     table,
     undisturbed,
 )
 
 LONGER = next(case for case in CASES if case.job == "longest" and case not in UNDISTURBED)
+
+
+@pytest.fixture
+def commit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Its last element is the present commit."""
+    commits = ["4a0ef91"]
+    monkeypatch.setattr(service_faults, "present_commit", lambda: commits[-1])
+    return commits
 
 
 def row(case: str, seconds: float, **changes: object) -> dict[str, object]:
@@ -65,15 +77,81 @@ def test_an_undisturbed_job_is_played_before_any_that_is_held_against_it() -> No
     assert {case.job for case in CASES} == {case.job for case in UNDISTURBED} == JOBS.keys()
 
 
-def test_a_row_of_another_job_than_its_case_has_by_now_is_not_used_again(tmp_path: Path) -> None:
+def test_a_row_of_another_job_than_its_case_has_by_now_is_not_used_again(tmp_path: Path, commit: list[str]) -> None:
     file = tmp_path / "results.jsonl"
     # As they were when there was one job.
-    keep_row(file, row("none", 40.0))
-    keep_row(file, row(LONGER.name, 90.0))
+    keep_row(file, row("none", 40.0, commit=commit[-1]))
+    keep_row(file, row(LONGER.name, 90.0, commit=commit[-1]))
     assert list(known_rows(file)) == ["none"]
-    keep_row(file, row(LONGER.name, 210.0, job="longest"))
+    keep_row(file, row(LONGER.name, 210.0, job="longest", commit=commit[-1]))
     assert {name: kept["seconds"] for name, kept in known_rows(file).items()} == {"none": 40.0, LONGER.name: 210.0}
     assert kept_or_played(LONGER, file, SharedService())["seconds"] == 210.0
+
+
+def test_a_row_of_another_commit_is_played_again(tmp_path: Path, commit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    file, case = tmp_path / "results.jsonl", UNDISTURBED[0]
+    monkeypatch.setattr(service_faults, "play", lambda case, shared: row(case.name, 50.0, commit=commit[-1]))
+    keep_row(file, row(case.name, 30.0))
+    keep_row(file, row(case.name, 40.0, commit=commit[-1]))
+    assert kept_or_played(case, file, SharedService())["seconds"] == 40.0
+    commit.append("4a0ef91-dirty-00000000")
+    assert known_rows(file) == {}
+    assert kept_or_played(case, file, SharedService())["seconds"] == 50.0
+    assert {name: kept["seconds"] for name, kept in known_rows(file).items()} == {case.name: 50.0}
+
+
+def test_a_case_that_is_not_of_the_last_cases_commit_is_told(
+    tmp_path: Path, commit: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(case: Case, shared: SharedService) -> dict[str, object]:
+        found = row(case.name, 40.0, commit=commit[-1])
+        if case.name == "none, once more":
+            commit.append("ebfb238")
+        return found
+
+    monkeypatch.setattr(service_faults, "play", play)
+    known, problems = play_all(UNDISTURBED, tmp_path / "results.jsonl")
+    assert known.keys() == {"none, longer job", "none, longest job"}
+    assert problems.keys() == {"none", "none, once more"}
+    assert play_all(UNDISTURBED, tmp_path / "results.jsonl")[1] == {}
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_tree_with_changes_is_another_commit_than_without_and_than_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_faults, "__file__", str(tmp_path / "benchmarks" / "service_faults.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    assert present_commit() == "unknown"
+    git(tmp_path, "init")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "one")
+    clean = present_commit()
+    (tmp_path / "file").write_text("two")
+    two = present_commit()
+    (tmp_path / "file").write_text("three")
+    assert two.startswith(f"{clean}-dirty-")
+    assert present_commit() not in (clean, two)
+    (tmp_path / "file").write_text("one")
+    assert present_commit() == clean
+
+
+def test_without_git_rows_are_told_apart_by_their_folder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert present_commit() == "unknown"
+
+
+def test_a_case_may_take_several_times_as_long_as_its_job_does_undisturbed() -> None:
+    """On slow cores, where the three took 121, 310 and 1100 s."""
+    assert PATIENCE.keys() == JOBS.keys()
+    assert all(PATIENCE[job] > LONGEST * seconds for job, seconds in zip(JOBS, (121, 310, 1100), strict=True))
 
 
 @pytest.mark.parametrize(

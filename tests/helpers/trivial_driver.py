@@ -20,7 +20,7 @@ from autoslim.core.job import SearchJob
 from autoslim.core.result import Origin, TrialState
 from autoslim.core.score import ACCURACY
 from autoslim.errors import DivergedError
-from autoslim.store import JobState, Store
+from autoslim.store import Guard, JobState, Store
 from workers.progress.callbacks import SearchCallback, SearchInfo, SearchStage
 from workers.progress.cost import SearchCost
 from workers.service import lease_keeper
@@ -52,13 +52,13 @@ class Ended:
         self.why_missing = dict.fromkeys(self.missing, "no trial was completed within this budget")
 
 
-def trivial_search(job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback) -> Ended:
+def trivial_search(job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback, guard: Guard) -> Ended:
     folder = Path(job.output)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "alone").open("w") as alone:
         # Two drivers at once would be seen here.
         fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with Store(storage) as store:
+        with Store(storage, guard=guard) as store:
             return _search(job, store, callback, folder)
 
 
@@ -85,7 +85,9 @@ def _search(job: SearchJob, store: Store, callback: SearchCallback, folder: Path
             worked.write(f"{attempt} {number}\n")
         print(f"trial {number} works", flush=True)
         _work(number)
-        callback.on_epoch_end(running, make_report(1, loss=float("nan")))
+        report = make_report(1, loss=float("nan"))
+        store.report(job.id, number, report)
+        callback.on_epoch_end(running, report)
         ended = make_result(number, recipe=running.recipe)
         store.finish_trial(job.id, ended)
         callback.on_trial_end(ended, "50%")

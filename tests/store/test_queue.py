@@ -7,9 +7,11 @@ import json
 import threading
 
 import pytest
+from helpers.sample_search import DENSE, add, make_job, make_recipe, make_report, make_result
 
+from autoslim.core.result import Origin, TrialState
 from autoslim.errors import IdempotencyError, JobError, LeaseLostError, NotFoundError, QuotaError, RequestError
-from autoslim.store import Failure, FailureClass, Queue, QueueState, Quota, clock, overview, schema
+from autoslim.store import Failure, FailureClass, JobState, Queue, QueueState, Quota, Store, clock, guard, overview, schema
 from autoslim.store.leases import LOSSES_ALLOWED
 from autoslim.store.queue import SILENT, SILENT_SECONDS
 from autoslim.store.queued import RUNNING, TRANSITIONS
@@ -371,6 +373,31 @@ def test_a_job_whose_lease_ran_out_is_claimed_again_and_the_first_claimer_is_ref
             use()
     assert queue.get(job.id).state is S.STARTING
     assert states(queue, job.id) == ["QUEUED", "STARTING", "QUEUED", "STARTING"]
+
+
+def test_the_first_claimer_writes_nothing_of_its_search_either(queue, database_url):
+    job = submit(queue)
+    claim, lost = queue.claim("a", -1), []
+    with Store(database_url, guard=guard(claim, lost.append)) as store, Store(database_url) as reader:
+        # A lease that ran out is no loss while nobody else has the job.
+        store.create_job(make_job(id=job.id))
+        add(store, job.id, make_result(0, TrialState.RUNNING), epochs=1)
+        assert not lost
+        queue.claim("b", 60)
+        before = reader.fingerprint(job.id)
+        writes = (
+            lambda: store.report(job.id, 0, make_report(2)),
+            lambda: store.finish_trial(job.id, make_result(0)),
+            lambda: store.add_trial(job.id, 1, make_recipe(1), origin=Origin.CONTROL, target="50%"),
+            lambda: store.set_base(job.id, DENSE),
+            lambda: store.set_state(job.id, JobState.FAILED, error="woken too late"),
+            lambda: store.begin_attempt(job.id),
+        )
+        for write in writes:
+            with pytest.raises(LeaseLostError, match=r"no longer held by a \(attempt 1\)"):
+                write()
+        assert len(lost) == len(writes)
+        assert (reader.fingerprint(job.id), len(reader.trials(job.id))) == (before, 1)
 
 
 def test_adopting_hands_the_job_to_its_driver_once(queue):

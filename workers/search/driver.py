@@ -21,7 +21,7 @@ from autoslim.progress.display import Display
 from autoslim.report.search_report.environment import write_environment
 from autoslim.report.tracking import BackgroundSync, MlflowSync
 from autoslim.search import disk_use, most_work
-from autoslim.store import PATIENCE_SECONDS, JobState, Store
+from autoslim.store import PATIENCE_SECONDS, Guard, JobState, Store
 from workers.progress.callbacks import SearchCallback, SearchStage
 from workers.progress.console import Console
 from workers.progress.cost import cost_of, output_size, spent_seconds
@@ -54,11 +54,12 @@ def run_search(
     storage: str | None = None,
     callback: SearchCallback | None = None,
     display: Display | None = None,
+    guard: Guard | None = None,
 ) -> Summary:
     """Runs the job to its end, or with `resume` the rest of it.
 
     `storage` is the URL of a store that must not be written into the job's record, because it holds a password. `display` shows the
-    progress, and is entered by the caller; by default each event is a line on stderr.
+    progress, and is entered by the caller; by default each event is a line on stderr. `guard` is asked before each change of the store.
 
     Raises:
         AutoslimError: with the `exit_code` of what went wrong; finished trials stay in the store, and `resume` continues from them.
@@ -68,11 +69,18 @@ def run_search(
         callback = callback or SearchCallback()
         console = Console(job, display, forward=callback.on_message)
         with kept_output(job, resume=resume, tell=console.on_message) as kept:
-            return _run_locked(job, kept, resume=resume, storage=storage, callback=callback, console=console)
+            return _run_locked(job, kept, resume=resume, storage=storage, callback=callback, console=console, guard=guard)
 
 
 def _run_locked(
-    job: SearchJob, kept: KeptOutput, *, resume: bool, storage: str | None, callback: SearchCallback, console: Console
+    job: SearchJob,
+    kept: KeptOutput,
+    *,
+    resume: bool,
+    storage: str | None,
+    callback: SearchCallback,
+    console: Console,
+    guard: Guard | None,
 ) -> Summary:
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
@@ -86,7 +94,7 @@ def _run_locked(
     if busy := busy_machine(job):
         console.write(busy)
     try:
-        with Store(storage or job.storage or default_url(job.output), patience=PATIENCE_SECONDS) as store:
+        with Store(storage or job.storage or default_url(job.output), patience=PATIENCE_SECONDS, guard=guard) as store:
             summary = _run_attempt(prepared, store, callback, console, kept, resume=resume, began=began)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=output_size(output.root, kept.mirror))
             return summary.replace(cost=cost)

@@ -25,7 +25,7 @@ from autoslim.core.logs import bind, json_handler
 from autoslim.core.private_files import write_privately
 from autoslim.core.run_folder import RunFolder
 from autoslim.errors import AutoslimError, JobError, LeaseLostError, UnavailableError
-from autoslim.store import PATIENCE_SECONDS, Claim, Failure, FailureClass, Queue, QueueState
+from autoslim.store import PATIENCE_SECONDS, Claim, Failure, FailureClass, Guard, Queue, QueueState, guard
 from workers.progress.callbacks import SearchCallback
 from workers.service.job_events import JobEvents
 from workers.service.lease_keeper import LeaseKeeper
@@ -44,7 +44,7 @@ _MAX_REUSED = 50
 class Run(Protocol):
     """The type of `workers.search.driver.run_search`."""
 
-    def __call__(self, job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback) -> Summary: ...
+    def __call__(self, job: SearchJob, *, resume: bool, storage: str, callback: SearchCallback, guard: Guard) -> Summary: ...
 
 
 def main(arguments: Sequence[str], run: Run | None = None) -> int:
@@ -81,7 +81,8 @@ def _attempt(settings: DriverSettings, queue: Queue, claim: Claim, keeper: Lease
         job = job.replace(reuse=reusable(queue, job))
         # Resuming is safe in the first attempt, too: the folder belongs to this job only.
         events = JobEvents(queue, claim, lines, abandon=keeper.abandon)
-        summary = (run or _load_driver())(job, resume=True, storage=settings.storage, callback=events)
+        held = guard(claim, keeper.abandon)
+        summary = (run or _load_driver())(job, resume=True, storage=settings.storage, callback=events, guard=held)
         state, outcome = _outcome(summary, claim, spec)
     except KeyboardInterrupt:
         state = QueueState.CANCELLED if keeper.cancelled else QueueState.QUEUED

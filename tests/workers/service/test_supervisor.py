@@ -236,14 +236,15 @@ def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(s
     job, supervisor = short.submit(), short.supervisor()
     with short.held_after(1, job, supervisor):
         short.freeze(job)
-    # Nobody stops it: what it wrote from here on would be seen.
+    # Nobody stops it, and its trial is about to report: what it wrote from here on would be seen.
     short.drive(None, lambda: short.queue.get(job.id).lease_until < now())
     taken = short.queue.claim("somebody else", 600)
     assert taken.attempt == 2
-    before = short.queue.events(job.id)
-    short.kill(job, number=signal.SIGCONT)
-    short.drive(None, lambda: not is_alive(short.pid(job)))
-    assert short.queue.events(job.id) == before
+    with Store(short.settings.storage) as store:
+        before = short.queue.events(job.id), store.fingerprint(job.id)
+        short.kill(job, number=signal.SIGCONT)
+        short.drive(None, lambda: not is_alive(short.pid(job)))
+        assert (short.queue.events(job.id), store.fingerprint(job.id)) == before
     assert short.queue.get(job.id).owner == "somebody else"
     assert "no longer held by" in short.settings.log(job.id, 1).read_text()
 
