@@ -32,7 +32,8 @@ class Stage:
         return self.service.driver(self.user.job["id"])
 
     def trial(self) -> psutil.Process:
-        return self.service.trial(self.user.job["id"])
+        """A process in which a trial runs at this moment. Raises TimeoutError where the job ends before there is one."""
+        return self.user.before_end(lambda: self.service.trial(self.user.job["id"]), "a trial that runs")
 
 
 @contextlib.contextmanager
@@ -48,10 +49,10 @@ class MissingError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`strike` returns when the fault is over, with what others than the user were told. It begins when the job's first trial has ended,
-    or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end without a
-    model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it. `job` is one
-    of JOBS, by what the fault costs. `spec` is what the job has beside the settings of JOBS.
+    """`strike` returns when the fault is over and has shown, with what others than the user were told. It begins when the job's first trial
+    has ended, or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end
+    without a model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it.
+    `job` is one of JOBS, by what the fault costs. `spec` is what the job has beside the settings of JOBS.
 
     `host` raises MissingError where the case cannot be played.
     """

@@ -84,25 +84,23 @@ class Service:
 
     def driver(self, job_id: str) -> psutil.Process:
         """Of the job's latest attempt."""
+        return until(lambda: self._driver_now(job_id), "a driver")
 
-        def found() -> psutil.Process | None:
-            with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):
-                return psutil.Process(json.loads(max((self.root / "drivers").glob(f"{job_id}-*.json")).read_text())["pid"])
-            return None
+    def _driver_now(self, job_id: str) -> psutil.Process | None:
+        with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):
+            return psutil.Process(json.loads(max((self.root / "drivers").glob(f"{job_id}-*.json")).read_text())["pid"])
+        return None
 
-        return until(found, "a driver")
-
-    def trial(self, job_id: str) -> psutil.Process:
-        """A process that runs trials; Ray names them after the class that `tune.with_resources` makes of the trainable."""
-
-        def found() -> psutil.Process | None:
-            for process in self.driver(job_id).children(recursive=True):
+    def trial(self, job_id: str) -> psutil.Process | None:
+        """A process in which a trial runs at this moment, if there is one. Ray names it after the class that `tune.with_resources` makes of
+        the trainable, and after its method, which it has no name of between two trials."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            driver = self._driver_now(job_id)
+            for process in [] if driver is None else driver.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable"):
+                    if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable.train"):
                         return process
-            return None
-
-        return until(found, "a trial's process")
+        return None
 
     def everything(self, driver: psutil.Process) -> list[psutil.Process]:
         """All processes: the API, the supervisor, the driver, Ray's and the trials'. Drivers are in sessions of their own."""

@@ -10,11 +10,14 @@ import threading
 import time
 import uuid
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import httpx
 
 from faults.service import until
+
+T = TypeVar("T")
 
 SPEC: dict[str, Any] = {
     "name": "mine",
@@ -70,7 +73,7 @@ class User:
     """`key` is an API key, `spec` has a name of its own among the user's jobs; under an earlier `idempotency_key` it is the earlier job.
     The job is waited for until `patience` seconds after its submit.
 
-    `told` are the reasons, failures and refusals in the order in which they were seen first.
+    `told` are the reasons, failures and refusals in the order in which they were seen first, and what `until_heard` has waited for.
     """
 
     def __init__(
@@ -111,6 +114,38 @@ class User:
 
     def _left(self) -> float:
         return max(0.0, self._began + self._patience - time.monotonic())
+
+    def before_end(self, found: Callable[[], T | None], what: str) -> T:
+        """What `found` gives as soon as it gives anything; it may ask the API, and asks again where that is away. Raises TimeoutError where
+        the job ends first."""
+
+        def now() -> T | None:
+            # Asked before: what the job has come to by its end is found after it.
+            ended = self.ended
+            try:
+                answer = found()
+            except httpx.HTTPError:
+                return None
+            if answer is None and ended:
+                raise TimeoutError(f"the job has ended without {what}")
+            return answer
+
+        return until(now, what, seconds=LONGEST_JOB)
+
+    def until_heard(self, text: Callable[[dict[str, Any]], str | None], what: str) -> str:
+        """The first text that `text` makes of one of the job's events, which `told` has then, too. Raises TimeoutError where the job ends
+        without one."""
+        after = 0
+
+        def first() -> str | None:
+            nonlocal after
+            events = self._events(after=after)
+            after = events[-1]["seq"] if events else after
+            return next(filter(None, map(text, events)), None)
+
+        told = self.before_end(first, what)
+        self._note(told)
+        return told
 
     def cancel_later(self) -> None:
         for job_id in self.later:
@@ -175,9 +210,9 @@ class User:
         answer: dict[str, Any] = self.http.get(path).raise_for_status().json()
         return answer
 
-    def _events(self) -> list[dict[str, Any]]:
+    def _events(self, *, after: int = 0) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        while page := self._get(f"/v1/jobs/{self.job['id']}/events?limit=1000&after={found[-1]['seq'] if found else 0}")[
+        while page := self._get(f"/v1/jobs/{self.job['id']}/events?limit=1000&after={found[-1]['seq'] if found else after}")[
             "events"
         ]:
             found += page
