@@ -93,14 +93,8 @@ class Service:
         return until(found, "a driver")
 
     def trial(self, job_id: str) -> psutil.Process:
-        """A process that runs trials; Ray names them after the class that `tune.with_resources` makes of the trainable."""
-
         def found() -> psutil.Process | None:
-            for process in self.driver(job_id).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable"):
-                        return process
-            return None
+            return next(filter(runs_trials, self.driver(job_id).children(recursive=True)), None)
 
         return until(found, "a trial's process")
 
@@ -160,6 +154,14 @@ class Service:
         """The processes that a service without jobs is: the API, its planner and the supervisor, without what that has started."""
         started = {process.pid for process in self.supervisor().children(recursive=True)}
         return {self.api.pid, *(process.pid for process in self.api.children(recursive=True))} - started
+
+
+def runs_trials(process: psutil.Process) -> bool:
+    """Ray names such a process after the class that `tune.with_resources` makes of the trainable."""
+    try:
+        return "".join(process.cmdline()[:1]).startswith("ray::ResourceTrainable")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def left_behind(root: Path, service: Service | None = None, *, seconds: float = 15.0) -> int:
