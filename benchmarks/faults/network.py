@@ -21,8 +21,8 @@ from faults.surroundings import AWAY_SECONDS, others_meanwhile, postgres_server
 
 
 @dataclasses.dataclass(frozen=True)
-class _Link:
-    """A pair of interfaces between this namespace and that of the service, `name`; `number` is its network's."""
+class Link:
+    """A network between this namespace and another one, `name`; `number` is the network's."""
 
     name: str
     number: int
@@ -39,19 +39,37 @@ class _Link:
     def interface(self) -> str:
         return f"{self.name}-{self.number}"
 
+    @property
+    def _port(self) -> str:
+        return f"port-{self.number}"
+
+    @property
+    def _bridge(self) -> str:
+        return f"bridge-{self.number}"
+
     def make(self) -> None:
-        _ip("link", "add", self.interface, "type", "veth", "peer", "name", f"peer-{self.number}", "netns", self.name)
+        _ip("link", "add", self.interface, "type", "veth", "peer", "name", self._port, "netns", self.name)
         _ip("address", "add", f"{self.here}/24", "dev", self.interface)
         _ip("link", "set", self.interface, "up")
-        _ip("-netns", self.name, "address", "add", f"{self.there}/24", "dev", f"peer-{self.number}")
-        _ip("-netns", self.name, "link", "set", f"peer-{self.number}", "up")
+        self._there("link", "add", "name", self._bridge, "type", "bridge")
+        self._there("link", "set", self._port, "master", self._bridge, "up")
+        self._there("address", "add", f"{self.there}/24", "dev", self._bridge)
+        self._there("link", "set", self._bridge, "up")
+
+    def lead_everywhere(self) -> None:
+        """The other namespace sends to this one what is for any other address."""
+        self._there("route", "add", "default", "via", self.here)
 
     def cut(self) -> None:
-        """Nothing is refused or closed: packets do not arrive any more."""
-        _ip("link", "set", self.interface, "down")
+        """Nothing is refused or closed: packets do not arrive any more. Both ends keep their addresses and routes, as the port between is
+        neither's."""
+        self._there("link", "set", self._port, "down")
 
     def mend(self) -> None:
-        _ip("link", "set", self.interface, "up")
+        self._there("link", "set", self._port, "up")
+
+    def _there(self, *words: str) -> None:
+        _ip("-netns", self.name, *words)
 
 
 def _ip(*words: str) -> None:
@@ -61,7 +79,7 @@ def _ip(*words: str) -> None:
 
 
 @contextlib.contextmanager
-def _namespace() -> Iterator[str]:
+def namespace() -> Iterator[str]:
     """A network of its own with loopback; deleting it deletes its interfaces and their other ends."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         raise MissingError("network namespaces need root and the command `ip` (Debian: iproute2)")
@@ -78,7 +96,7 @@ class _Apart(Service):
     """In the namespace; the user reaches the API over one link, and the service its database over the other one."""
 
     address: str
-    to_database: _Link
+    to_database: Link
 
     @property
     def url(self) -> str:
@@ -88,8 +106,8 @@ class _Apart(Service):
 @contextlib.contextmanager
 def _apart(folder: Path) -> Iterator[Service]:
     password = secrets.token_hex(16)
-    with _namespace() as name, postgres_server(password) as server:
-        to_user, to_database = (_Link(name, number) for number in (1, 2))
+    with namespace() as name, postgres_server(password) as server:
+        to_user, to_database = (Link(name, number) for number in (1, 2))
         for link in (to_user, to_database):
             link.make()
         _listen_there(server, to_database, password)
@@ -105,7 +123,7 @@ def _apart(folder: Path) -> Iterator[Service]:
             yield service
 
 
-def _listen_there(server: Postgres, link: _Link, password: str) -> None:
+def _listen_there(server: Postgres, link: Link, password: str) -> None:
     """Starts the server again, for the link, too."""
     server.stop()
     with (server.folder / "data" / "pg_hba.conf").open("a") as access:

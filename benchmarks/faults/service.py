@@ -92,14 +92,10 @@ class Service:
         return None
 
     def trial(self, job_id: str) -> psutil.Process | None:
-        """A process in which a trial runs at this moment, if there is one. Ray names it after the class that `tune.with_resources` makes of
-        the trainable, and after its method, which it has no name of between two trials."""
+        """A process in which a trial runs at this moment, if there is one."""
         with contextlib.suppress(psutil.NoSuchProcess):
             driver = self._driver_now(job_id)
-            for process in [] if driver is None else driver.children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.cmdline() and process.cmdline()[0].startswith("ray::ResourceTrainable.train"):
-                        return process
+            return next(filter(runs_trial, [] if driver is None else driver.children(recursive=True)), None)
         return None
 
     def everything(self, driver: psutil.Process) -> list[psutil.Process]:
@@ -158,6 +154,15 @@ class Service:
         """The processes that a service without jobs is: the API, its planner and the supervisor, without what that has started."""
         started = {process.pid for process in self.supervisor().children(recursive=True)}
         return {self.api.pid, *(process.pid for process in self.api.children(recursive=True))} - started
+
+
+def runs_trial(process: psutil.Process) -> bool:
+    """At this moment. Ray names the process after the class that `tune.with_resources` makes of the trainable, and after its method, which
+    it has no name of between two trials."""
+    try:
+        return "".join(process.cmdline()[:1]).startswith("ray::ResourceTrainable.train")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def left_behind(root: Path, service: Service | None = None, *, seconds: float = 15.0) -> int:

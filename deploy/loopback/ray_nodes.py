@@ -1,4 +1,4 @@
-"""Two Ray nodes on one machine, with token authentication: a head without work, and a worker for drivers and trials."""
+"""Ray nodes on one machine, with token authentication: a head without work, and one worker for drivers and trials, or two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,28 @@ from workers.service.executor import RESOURCE
 from workers.service.niceness import give_way
 from workers.service.settings import DriverSettings
 
-# Of both nodes. On any other address Ray's processes listen on every interface, and its metrics answer without a token.
-_ADDRESS = "127.0.0.1"
+# On any other address Ray's processes listen on every interface, and its metrics answer without a token.
+_LOOPBACK = "127.0.0.1"
 # Bytes: images are read from memory-mapped files, so that the object store has messages only.
 _OBJECT_STORE = 100 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class RayNodes:
-    """`port` is the head's, the next one the dashboard's; nine ports after the head's are used. `token` is a file."""
+    """`port` is the head's, the next one the dashboard's; nine ports from the head's on are used, or twelve with a worker for trials alone.
+    `token` is a file.
+
+    `address` is the nodes'. The worker for drivers may have another one, in a network that `worker_wrapper` starts it in, a command before
+    its own.
+    """
 
     folder: Path
     port: int
     token: Path
     python: str
+    address: str = _LOOPBACK
+    worker_address: str = _LOOPBACK
+    worker_wrapper: Sequence[str] = ()
 
     @property
     def dashboard(self) -> str:
@@ -48,11 +56,16 @@ class RayNodes:
         return Program("ray-worker", self.folder)
 
     @property
+    def trial_worker(self) -> Program:
+        return Program("ray-trial-worker", self.folder)
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment of every process that connects to this cluster."""
         login = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
-        # Without the second one, Ray replaces the loopback address by the machine's external one.
-        return {**login, ONE_MACHINE: "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Without it, Ray replaces the loopback address by the machine's external one.
+        loopback = {ONE_MACHINE: "0"} if self.address == _LOOPBACK else {}
+        return {**login, **loopback, "RAY_USAGE_STATS_ENABLED": "0"}
 
     def start_head(self, environment: Mapping[str, str] | None = None, *, resume: bool = False) -> None:
         """`resume` is for a head that was killed and keeps its state (`RAY_gcs_storage` in `environment`): it needs its former folder."""
@@ -63,7 +76,7 @@ class RayNodes:
         file.write_text(scratch)
         # Where the former head has said that it runs: as long as a node on this machine waits for it, Ray refuses a second one there.
         (Path(scratch) / "ray_current_cluster").unlink(missing_ok=True)
-        options = ["--head", f"--node-ip-address={_ADDRESS}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
+        options = ["--head", f"--node-ip-address={self.address}", f"--port={self.port}", "--dashboard-host=127.0.0.1"]
         options += [f"--dashboard-port={self.port + 1}", f"--ray-client-server-port={self.port + 2}", f"--temp-dir={scratch}"]
         # No trial on the head: one that exhausts the memory would take the whole cluster down.
         options += ["--num-cpus=0", "--num-gpus=0", *self._agent(self.port + 3)]
@@ -71,12 +84,22 @@ class RayNodes:
 
     def start_worker(self, environment: Mapping[str, str], *, cpus: int) -> int:
         """The id of its process. Needs a head that answers: starting both at once exceeds Ray's limit of 30 s. Drivers and trials inherit
-        `environment`. They run at the node's priority; Ray would let trials give way to everything else on the machine.
+        `environment`. They run at the node's priority; Ray would let trials give way to everything else on the machine. Without `cpus` it
+        runs drivers only.
         """
-        options = [f"--address={_ADDRESS}:{self.port}", f"--node-ip-address={_ADDRESS}", f"--num-cpus={cpus}"]
-        options += ["--resources", json.dumps({RESOURCE: 1}), *self._agent(self.port + 6)]
-        niceness = {NICENESS: os.environ.get(NICENESS, "0")}
-        return self.worker.start(self._command(options), {**environment, **niceness, **self.environment})
+        options = [
+            f"--node-ip-address={self.worker_address}",
+            "--resources",
+            json.dumps({RESOURCE: 1}),
+            *self._agent(self.port + 6),
+        ]
+        command = [*self.worker_wrapper, *self._joining(options, cpus=cpus)]
+        return self.worker.start(command, self._of_worker(environment))
+
+    def start_trial_worker(self, environment: Mapping[str, str], *, cpus: int) -> int:
+        """As `start_worker`, for a node on which no driver runs."""
+        options = [f"--node-ip-address={self.address}", *self._agent(self.port + 9)]
+        return self.trial_worker.start(self._joining(options, cpus=cpus), self._of_worker(environment))
 
     def let_give_way(self, worker: int) -> None:
         """Gives the node whose process is `worker` the priority of a service's drivers without a cluster. Not before it is among `nodes`:
@@ -112,6 +135,7 @@ class RayNodes:
         return [node for node in found if node["state"] == "ALIVE"]
 
     def stop(self) -> None:
+        self.trial_worker.stop()
         self.worker.stop()
         self.head.stop()
         scratch = self.folder / "scratch"
@@ -120,14 +144,20 @@ class RayNodes:
             scratch.unlink()
 
     def _command(self, options: list[str]) -> list[str]:
-        # The same as Ray's own command, for both nodes (`ray_start`).
+        # The same as Ray's own command, for all nodes (`ray_start`).
         start = [self.python, str(Path(__file__).with_name("ray_start.py"))]
         # Ray's default range of worker ports may contain one of ours; 0 means any free port.
         ports = ["--min-worker-port=0", "--max-worker-port=0"]
         return [*start, "--block", f"--object-store-memory={_OBJECT_STORE}", "--disable-usage-stats", *ports, *options]
 
+    def _joining(self, options: list[str], *, cpus: int) -> list[str]:
+        return self._command([f"--address={self.address}:{self.port}", f"--num-cpus={cpus}", *options])
+
+    def _of_worker(self, environment: Mapping[str, str]) -> dict[str, str]:
+        return {**environment, NICENESS: os.environ.get(NICENESS, "0"), **self.environment}
+
     def _agent(self, port: int) -> list[str]:
-        """The ports of a node's agent; two nodes on one machine cannot both have the defaults."""
+        """The ports of a node's agent; nodes on one machine cannot all have the defaults."""
         return [
             f"--dashboard-agent-listen-port={port}",
             f"--dashboard-agent-grpc-port={port + 1}",

@@ -14,8 +14,9 @@ from ray.scripts import scripts
 
 def main(options: list[str]) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = True
+    (own,) = (option.partition("=")[2] for option in options if option.startswith("--node-ip-address="))
     # Otherwise it would be this machine's external address again.
-    services.get_node_ip_address = lambda address=None: "127.0.0.1"
+    services.get_node_ip_address = lambda address=None: own
     scripts.cli(["start", *options])
 
 
