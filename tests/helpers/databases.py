@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import shutil
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from loopback.postgres import Postgres, find_binaries
 
 PASSWORD = "canary-Fq8w"
 _NUMBERS = itertools.count()
+_OTHERS_AT_WORK = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND state <> 'idle'
+"""
 
 
 def free_port() -> int:
@@ -66,3 +71,25 @@ def fresh_postgres(server: Postgres) -> str:
         connection.execute(sa.schema.CreateSchema(name))
     engine.dispose()
     return f"{url}?options=-csearch_path%3D{name}"
+
+
+def fresh_postgres_database(server: Postgres) -> str:
+    """The URL of an empty database, for a test that takes all schemas of one."""
+    name = f"alone{next(_NUMBERS)}"
+    server.create_database(name, password=PASSWORD)
+    return server.url(name, password=PASSWORD)
+
+
+def nobody_writes(url: str) -> bool:
+    """Whether no other connection is within a transaction that writes; in PostgreSQL, within any."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+        return True
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return connection.execute(sa.text(_OTHERS_AT_WORK)).scalar_one() == 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import shared_planner
+from helpers.databases import nobody_writes
 
 from autoslim.config import read_mapping
 from autoslim.errors import UnavailableError
@@ -113,22 +112,13 @@ class Site:
         os.kill(self.pid(job, attempt), number)
 
     def freeze(self, job: QueuedJob) -> None:
-        """Stops the driver between two transactions; within one it would keep the database's lock for as long as it is stopped."""
+        """Stops the driver between two transactions; within one it would keep the database's locks for as long as it is stopped."""
         while True:
             self.kill(job, number=signal.SIGSTOP)
-            if self._is_writable():
+            if nobody_writes(self.settings.storage):
                 return
             self.kill(job, number=signal.SIGCONT)
             time.sleep(0.01)
-
-    def _is_writable(self) -> bool:
-        with contextlib.closing(sqlite3.connect(self.settings.storage.removeprefix("sqlite:///"), timeout=0.0)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-            connection.rollback()
-        return True
 
     def worked(self, job: QueuedJob) -> list[tuple[int, int]]:
         """(attempt, trial) in the order in which they were begun."""

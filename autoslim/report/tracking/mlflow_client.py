@@ -6,6 +6,7 @@ Only `MlflowClient` is used, so that nothing of a user's own MLflow state (activ
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -54,6 +55,12 @@ class RunGoneError(Exception):
     """The run was deleted in MLflow."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FoundRun:
+    run_id: str
+    has_params: bool
+
+
 class TrackingServer:
     """`artifacts` is where a new experiment keeps its files; None leaves that to the server."""
 
@@ -82,9 +89,9 @@ class TrackingServer:
             self._client = MlflowClient(tracking_uri=self._real_uri)
             self._experiment_id = self._find_experiment(self._client)
 
-    def find_runs(self, uid: str) -> dict[str, str]:
-        """The ids of a job's runs by entity; known only by their tags after a crash between creating and recording them."""
-        found: dict[str, str] = {}
+    def find_runs(self, uid: str) -> dict[str, FoundRun]:
+        """A job's runs by entity; known only by their tags after a crash between creating and recording them."""
+        found: dict[str, FoundRun] = {}
         token = None
         while True:
             with self._calling():
@@ -93,7 +100,7 @@ class TrackingServer:
                 )
             for run in page:
                 # Newest first, so the oldest stays.
-                found[run.data.tags.get("autoslim.entity", "")] = run.info.run_id
+                found[run.data.tags.get("autoslim.entity", "")] = FoundRun(run.info.run_id, has_params=bool(run.data.params))
             token = page.token
             if not token:
                 return found

@@ -16,7 +16,7 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.report import render_front
 from autoslim.report.picture import PAGE, PNG
 from autoslim.report.tracking.datasets import logged_splits
-from autoslim.report.tracking.mlflow_client import RunGoneError, TrackingServer, bounded_requests
+from autoslim.report.tracking.mlflow_client import FoundRun, RunGoneError, TrackingServer, bounded_requests
 from autoslim.report.tracking.places import artifacts_beside, default_tracking_uri
 from autoslim.report.tracking.registry import VersionCandidate, find_candidate
 from autoslim.report.tracking.run_content import Point, RunContent, epoch_points, job_content, trial_content
@@ -43,7 +43,7 @@ class MlflowSync:
         # What was logged is recorded for each destination: a job may be logged to another server later.
         self._destination = hashlib.sha256(f"{self._remote.uri}\n{experiment}".encode()).hexdigest()[:16]
         self._checked = False
-        self._adoptable: dict[str, str] | None = None
+        self._adoptable: dict[str, FoundRun] | None = None
         self._seen: tuple[Any, ...] | None = None
 
     @property
@@ -104,9 +104,11 @@ class MlflowSync:
         # A process that was killed between making a run and recording it left one that is found by its tag.
         if self._adoptable is None:
             self._adoptable = self._remote.find_runs(content.tags["autoslim.uid"])
-        run_id = self._adoptable.pop(entity, None)
-        if run_id is not None:
-            return self._save(TrackedRun(entity=entity, run_id=run_id))
+        found = self._adoptable.pop(entity, None)
+        if found is not None:
+            # In a folder that was moved the job's `output` is another one now than the run's.
+            logged = {"params": True} if found.has_params else {}
+            return self._save(TrackedRun(entity=entity, run_id=found.run_id, logged=logged))
         run_id = self._remote.create_run(content)
         return self._save(TrackedRun(entity=entity, run_id=run_id, logged={"tags": content.tags}))
 

@@ -239,6 +239,25 @@ def test_crash_that_lost_the_account_of_what_was_logged_repeats_nothing(store, j
     assert snapshot(client) == before
 
 
+def test_the_runs_of_a_folder_that_was_moved_go_on(store, job, client, output, tmp_path):
+    MlflowSync(store, job.id).sync()
+    before = runs_of(client)
+    store.close()
+    moved = output.rename(tmp_path / "moved")
+    with Store(default_url(moved)) as again:
+        again.set_output(job.id, str(moved))
+        again.report(job.id, 3, make_report(4))
+        mirror = MlflowSync(again, job.id)
+        mirror.sync()
+    client = type(client)(tracking_uri=mirror.uri)
+    parent, children = runs_of(client)
+    assert parent.info.run_id == before[0].info.run_id
+    assert {number: run.info.run_id for number, run in children.items()} == {n: run.info.run_id for n, run in before[1].items()}
+    # MLflow keeps a parameter as it was logged.
+    assert parent.data.params == before[0].data.params
+    assert client.get_metric_history(children[3].info.run_id, "loss")[-1].step == 4
+
+
 def test_epochs_of_a_resumed_trial_go_on_where_they_were(store, job, client):
     mirror = MlflowSync(store, job.id)
     mirror.sync()
