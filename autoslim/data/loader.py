@@ -68,7 +68,7 @@ class Loader:
 
     Batches are read, or decoded, ahead in the background, at most one for each of the threads that PyTorch may use in this process; what
     is decoded is decoded by as many processes. A GPU crops, augments and normalises them itself; for a CPU that is done ahead, too, each
-    batch in a thread of its own.
+    batch in a thread of its own, of at most eight.
 
     Where the training `repeats` images (Hoffer et al., 2020, arXiv 1901.09335; Berman et al., 2019, arXiv 1902.05509), each of them is in
     a batch as often, one after the other and each time augmented otherwise; of a group that a batch ends in, the rest is in the next. An
