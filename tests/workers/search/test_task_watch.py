@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import ray
 from helpers.sample_search import make_job
+from helpers.tiny import CLASSES, make_dense
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from autoslim.core.job import DatasetSpec, Resources
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.stall_watch import StallWatch
 from autoslim.data import prepare_dataset
+from autoslim.data.dataset import SPLITS
 from autoslim.errors import JobError, StorageError
+from autoslim.models import write_folder
 from autoslim.storage.mirror import NO_MIRROR, Mirror
 from workers.search import goal, latency
 from workers.search.finalize import evaluate_folders
@@ -148,16 +151,18 @@ def test_a_task_that_hangs_once_is_done_again_and_leaves_no_note(tmp_path: Path)
 @pytest.mark.usefixtures("cluster")
 def test_an_evaluation_whose_process_hangs_in_every_try_ends_with_the_stacks_of_that_process(tmp_path: Path) -> None:
     run, dataset = tmp_path / "run", prepare_dataset(DatasetSpec(source="digits", train_limit=100), tmp_path / "images", seed=0)
-    model = run / "models" / "50%"
-    model.mkdir(parents=True)
-    # Who opens it for reading waits for somebody who writes.
-    os.mkfifo(model / "config.json")
+    model, dense = run / "models" / "50%", make_dense()
+    write_folder(model, dense.module, dense.architecture, preprocessing=dense.preprocessing, classes=CLASSES)
+    for split in SPLITS:
+        # Who opens it for reading waits for somebody who writes.
+        (dataset.path / f"{split}.arrow").unlink()
+        os.mkfifo(dataset.path / f"{split}.arrow")
     job = make_job(str(run), stall_minutes=0.05, resources=Resources(cpu=1))
     with pytest.raises(JobError) as found:
-        evaluate_folders(job, RunFolder(run), {"50%": model}, dataset, split="test", compared={"50%": run / "dense"})
+        evaluate_folders(job, RunFolder(run), {"50%": model}, dataset, split="test")
     place = "cache/evaluate-50%-on-test-images.stalled/stacks.txt"
     assert str(found.value) == (
         f"a model could not be evaluated: evaluate 50% on test images: stalled: the evaluation of {model} gave no sign of life for 0.05 "
         f"minutes (--stall-minutes 0.05); the stacks of its threads are in {place} of the output"
     )
-    assert "in load_config" in (run / place).read_text()
+    assert "autoslim/data/cache.py" in (run / place).read_text()
