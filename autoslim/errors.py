@@ -143,6 +143,14 @@ class JobError(AutoslimError):
     """The job failed; the message carries the remote traceback where there is one."""
 
 
+class StalledError(JobError):
+    """A process that this one has started hung, and has ended itself (`StallWatch`). `stacks` says where its threads were."""
+
+    def __init__(self, message: str, stacks: str) -> None:
+        super().__init__(message)
+        self.stacks = stacks
+
+
 class TrialsFailedError(JobError):
     """All of the first trials failed; `error_class` is the class of the last one's error."""
 

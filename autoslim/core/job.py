@@ -143,7 +143,7 @@ class SearchJob(Record):
     `base` trains a dense model that has random weights or other classes, before the search; `adapt` says whether this happens, None: where
     it is needed. `space` is a name, a file, or the space itself
     as a JSON object. `max_seconds` is the wall time of the trials; `max_hours` (wall time) and `max_cost` (money) are those of the whole
-    search in all of its attempts; `stall_minutes` are those after which the process of a trial, or of a dense model's adaptation, that
+    search in all of its attempts; `stall_minutes` are those after which the process of a trial, or of another task, that
     does nothing is ended, 0 for never.
     `storage` and `tracking_uri` of None mean SQLite files in the output folder, `address` of None a local Ray, and `resources` of None one
     GPU with its share of the CPUs, or one CPU where there is no GPU; `threads` of None one for each of these CPUs. `probe` is the source

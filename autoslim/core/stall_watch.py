@@ -9,6 +9,8 @@ import contextlib
 import faulthandler
 import logging
 import os
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,9 @@ system that the reason is left on: then a thread of faulthandler's own, which ne
 
 _MOST_SECONDS = 1e8
 """Three years: what stands for a longer limit where faulthandler is told one. It takes at most some three hundred years."""
+
+_TIMEOUT = re.compile(r"^Timeout \(.*\)!$", re.MULTILINE)
+"""What faulthandler's thread writes above the stacks; it ends the process with 1, as an error would."""
 
 _STDERR = 2
 """As a descriptor: Python's own stream has a lock, which a thread that hangs may have."""
@@ -48,6 +53,11 @@ def end_process(reason: str, *, leave: Callable[[str], object] = lambda reason: 
             _log.exception("the reason cannot be left for the search")
         finally:
             os._exit(os.EX_TEMPFAIL)
+
+
+def has_stalled(run: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a child, whose stderr was captured, was ended by its StallWatch."""
+    return run.returncode == os.EX_TEMPFAIL or (run.returncode == 1 and _TIMEOUT.search(run.stderr) is not None)
 
 
 class StallWatch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,9 @@ from autoslim.errors import InfeasibleError, RequestError
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images float32 (B, 3, h, w) and labels int64 (B,), or soft labels of image and patches float32 (B, 1 + P, C)."""
+
+_Step = tuple[Indices, int]
+"""The images of a batch, and its number in the epoch, from 1."""
 
 _MAX_READERS = 4
 """Threads that copy decoded images out of their file: more would wait for the memory."""
@@ -65,7 +68,7 @@ class Loader:
 
     Batches are read, or decoded, ahead in the background, at most one for each of the threads that PyTorch may use in this process; what
     is decoded is decoded by as many processes. A GPU crops, augments and normalises them itself; for a CPU that is done ahead, too, each
-    batch in a thread of its own.
+    batch in a thread of its own, of at most eight.
 
     Where the training `repeats` images (Hoffer et al., 2020, arXiv 1901.09335; Berman et al., 2019, arXiv 1902.05509), each of them is in
     a batch as often, one after the other and each time augmented otherwise; of a group that a batch ends in, the rest is in the next. An
@@ -130,17 +133,22 @@ class Loader:
         order = self._order(epoch)
         # Steps are seeded from 1: NumPy's seeds [s, e] and [s, e, 0] give the same draws, and [s, e] shuffles the epoch.
         steps = ((order[step * self._batch_size : (step + 1) * self._batch_size], step + 1) for step in range(start, len(self)))
-        threads = torch.get_num_threads()
-        # A caller may stop within an epoch; the batches that it does not want are not prepared.
-        if device.type == "cpu":
-            finish = functools.partial(self._finish_alone, epoch)
-            threads = min(_MAX_MAKERS, threads)
-            with contextlib.closing(map_ahead(finish, steps, threads=threads, ahead=threads)) as finished:
-                yield from finished
-            return
+        threads, on_cpu, decodes = torch.get_num_threads(), device.type == "cpu", self._split.encoded is not None
+        makers = min(_MAX_MAKERS, threads)
         prepare = functools.partial(self._prepare, epoch, pinned=device.type == "cuda")
-        threads = threads if self._split.encoded is not None else min(_MAX_READERS, threads)
+        # A caller may stop within an epoch; the batches that it does not want are not prepared.
+        if on_cpu and not decodes:
+            make = functools.partial(self._make_alone, prepare)
+            with contextlib.closing(map_ahead(make, steps, threads=makers, ahead=makers)) as made:
+                yield from made
+            return
+        threads = threads if decodes else min(_MAX_READERS, threads)
         with contextlib.closing(map_ahead(prepare, steps, threads=threads, ahead=threads)) as batches:
+            if on_cpu:
+                # More are decoded at a time than are held as floats.
+                with contextlib.closing(map_ahead(self._finish_alone, batches, threads=makers, ahead=makers)) as made:
+                    yield from made
+                return
             for batch in batches:
                 yield self._finish(batch.on(device))
 
@@ -153,12 +161,17 @@ class Loader:
     def _finish(self, prepared: _Prepared) -> Batch:
         return self._augmentation(prepared.images_BHW3, prepared.draws), prepared.labels
 
-    def _finish_alone(self, epoch: int, step: tuple[Indices, int]) -> Batch:
+    def _make_alone(self, prepare: Callable[[_Step], _Prepared], step: _Step) -> Batch:
         """In a thread beside others that do the same: each has one CPU."""
         compute_alone()
-        return self._finish(self._prepare(epoch, step, pinned=False))
+        return self._finish(prepare(step))
 
-    def _prepare(self, epoch: int, step: tuple[Indices, int], *, pinned: bool) -> _Prepared:
+    def _finish_alone(self, prepared: _Prepared) -> Batch:
+        """As `_make_alone`, of a batch that was decoded by a process."""
+        compute_alone()
+        return self._finish(prepared)
+
+    def _prepare(self, epoch: int, step: _Step, *, pinned: bool) -> _Prepared:
         indices, number = step
         rows = np.arange(len(indices)) if self._share is None else self._share.rows(len(indices))
         draws = self._augmentation.draw(np.random.default_rng([self._seed, epoch, number]), len(indices), rows)

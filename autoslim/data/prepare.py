@@ -113,9 +113,9 @@ def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], N
     return path, lambda: open_remote(spec.source, listing, read, tell=tell)
 
 
-def open_reference(text: str) -> PreparedDataset:
+def open_reference(text: str, *, tell: Callable[[str], None] | None = None) -> PreparedDataset:
     """The data set that `PreparedDataset.reference` names: opened, or where this node does not have it yet, prepared from an object store
-    or brought from the output that it is kept in.
+    or brought from the output that it is kept in. `tell` as of `prepare_dataset`.
 
     Raises:
         DatasetError: it is not there, or the files at its URI have changed.
@@ -128,7 +128,7 @@ def open_reference(text: str) -> PreparedDataset:
     if own.is_dir():
         # No listing, which may take long: what is in the store by now is not asked for.
         return open_dataset(own, reference)
-    dataset = prepare_dataset(reference.spec, own.parent, seed=reference.seed)
+    dataset = prepare_dataset(reference.spec, own.parent, seed=reference.seed, tell=tell)
     if dataset.path != own:
         raise DatasetError(
             f"the files at {reference.spec.source} have changed since the search has prepared them; run it again with --resume, which goes "

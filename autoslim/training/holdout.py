@@ -22,9 +22,10 @@ from autoslim.core.recipe import TrainingSettings
 from autoslim.core.record import OPTIONAL, Record
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.core.shape import ViTShape
+from autoslim.core.stall_watch import StallWatch, has_stalled
 from autoslim.cost import predict
 from autoslim.data import ImageSplit, Loader, open_dataset
-from autoslim.errors import JobError
+from autoslim.errors import JobError, StalledError
 from autoslim.export.artifact import SlimConfig, load, load_config
 from autoslim.models import Preprocessing, create_dense
 from autoslim.training.evaluate import answers
@@ -129,16 +130,23 @@ def _search_packages() -> tuple[str, ...]:
 
 
 def evaluate_in_subprocess(
-    folder: Path, dataset: Path, split: str, *, dense: Path | None = None, probe: Path | None = None
+    folder: Path,
+    dataset: Path,
+    split: str,
+    *,
+    dense: Path | None = None,
+    probe: Path | None = None,
+    stall_seconds: float = 0.0,
 ) -> HoldoutResult:
     """As `evaluate_folder`, or with `dense` as `evaluate_features_in`, in a new process that has imported nothing yet.
 
     Raises:
         JobError: when the folder does not load, or imports a package of the search.
+        StalledError: when the process has evaluated nothing for `stall_seconds`; 0 is no limit.
     """
     options = [] if dense is None else ["--dense", str(dense)]
     options += [] if probe is None else ["--probe", str(probe)]
-    (result,) = _evaluated([folder], dataset, split, options)
+    (result,) = _evaluated([folder], dataset, split, options, stall_seconds=stall_seconds)
     return result
 
 
@@ -151,10 +159,19 @@ def evaluate_all_in_subprocess(folders: Sequence[Path], dataset: Path, split: st
     return _evaluated(folders, dataset, split, [])
 
 
-def _evaluated(folders: Sequence[Path], dataset: Path, split: str, options: Sequence[str]) -> list[HoldoutResult]:
+def _evaluated(
+    folders: Sequence[Path], dataset: Path, split: str, options: Sequence[str], *, stall_seconds: float = 0.0
+) -> list[HoldoutResult]:
     named = [str(folder) for folder in folders]
     command = [sys.executable, "-m", "autoslim.training.holdout", *named, "--data", str(dataset), "--split", split, *options]
+    command += ["--stall-seconds", repr(stall_seconds)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if has_stalled(run):
+        limit = f"{stall_seconds / 60:g}"
+        raise StalledError(
+            f"stalled: the evaluation of {' or '.join(named)} gave no sign of life for {limit} minutes (--stall-minutes {limit})",
+            run.stderr,
+        )
     if run.returncode != 0:
         raise JobError(f"{' or '.join(named)} could not be evaluated:\n{run.stderr[-4000:]}")
     results = [HoldoutResult.from_json(line) for line in run.stdout.strip().splitlines()[-len(folders) :]]
@@ -171,14 +188,16 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     parser.add_argument("--dense", type=Path, help="the dense model's folder, for models of features")
     parser.add_argument("--probe", type=Path, help="with --dense, a prepared labelled data set's folder")
+    parser.add_argument("--stall-seconds", type=float, default=0.0, help="without a sign of life, then it ends; 0 is no limit")
     arguments = parser.parse_args()
     results = []
-    for folder in arguments.folders:
-        where = folder, arguments.data, arguments.split
-        if arguments.dense is None:
-            results.append(evaluate_folder(*where))
-        else:
-            results.append(evaluate_features_in(*where, dense=arguments.dense, probe=arguments.probe))
+    with StallWatch(arguments.stall_seconds).start().working():
+        for folder in arguments.folders:
+            where = folder, arguments.data, arguments.split
+            if arguments.dense is None:
+                results.append(evaluate_folder(*where))
+            else:
+                results.append(evaluate_features_in(*where, dense=arguments.dense, probe=arguments.probe))
     for result in results:
         sys.stdout.write(json.dumps(result.to_dict()) + "\n")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoslim.core import activity, stall_watch
-from autoslim.core.stall_watch import StallWatch
+from autoslim.core.stall_watch import StallWatch, has_stalled
 
 
 def test_work_without_a_sign_of_life_for_longer_than_the_limit_ends_the_process_with_the_reason() -> None:
@@ -105,6 +105,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 def test_a_process_that_hangs_ends_with_a_line_in_its_log_and_the_stacks_of_its_threads() -> None:
     done = run(HANGS)
     assert done.returncode == os.EX_TEMPFAIL, done.stderr
+    assert has_stalled(done)
     line, *stacks = done.stderr.splitlines()
     assert '"stalled: no step' in line
     assert '"trial": 7' in line
@@ -114,5 +115,10 @@ def test_a_process_that_hangs_ends_with_a_line_in_its_log_and_the_stacks_of_its_
 def test_so_does_one_in_which_nothing_of_python_runs_any_more() -> None:
     done = run(HANGS_WITH_THE_INTERPRETER)
     assert done.returncode == 1, done.stderr
+    assert has_stalled(done)
     assert "Timeout" in done.stderr
     assert " in hold_it" in done.stderr
+
+
+def test_one_that_ends_with_an_error_has_not_hung() -> None:
+    assert not has_stalled(subprocess.CompletedProcess([], 1, "", "Traceback\nTimeoutError: Timeout (of a server)"))

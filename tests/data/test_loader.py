@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,45 @@ def test_batches_of_a_cpu_are_made_in_the_threads_that_read(monkeypatch):
     epoch_of(loader_of(split_of(40), augmentation="light"), 0)
     assert seen
     assert all(name.startswith(THREAD_NAME) for name in seen)
+
+
+def test_on_a_cpu_too_as_many_batches_are_decoded_at_a_time_as_there_are_threads(monkeypatch):
+    split, together = split_of(20 * 8), threading.Barrier(10)
+    split.encoded = Path("decoded by processes")
+
+    def decode(_file, _size, indices):
+        # The last batches are decoded by whoever is left.
+        if indices[0] < 10 * 8:
+            together.wait(timeout=30)
+        return split.images(indices)
+
+    monkeypatch.setattr("autoslim.data.dataset.decode_elsewhere", decode)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 10)
+    images, labels = epoch_of(loader_of(split, train=False), 0)
+    split.encoded = None
+    assert torch.equal(images, epoch_of(loader_of(split, train=False), 0)[0])
+    assert labels.tolist() == list(range(20 * 8))
+
+
+def test_a_gpu_reads_batches_from_pinned_memory(monkeypatch):
+    pinned: list[torch.Tensor] = []
+    moved: list[torch.Tensor] = []
+
+    def pin(tensor):
+        pinned.append(tensor)
+        return tensor
+
+    def move(tensor, *_, **__):
+        assert any(tensor is one for one in pinned)
+        moved.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", move)
+    loader = loader_of(split_of(8), augmentation="light")
+    assert len(list(loader.epoch(0, torch.device("cuda")))) == 1
+    # Images, labels, and two tensors of draws.
+    assert len(moved) == len(pinned) == 4
 
 
 def test_a_thread_computes_alone_and_all_others_as_before():

@@ -41,6 +41,12 @@ def test_no_more_items_are_taken_than_are_ahead():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
 
 
+def test_by_default_all_usable_cpus_compute_at_a_time(monkeypatch):
+    monkeypatch.setattr("autoslim.data.map_ahead.usable_cpus", lambda: 3)
+    together = threading.Barrier(3)
+    assert sorted(map_ahead(lambda _: together.wait(timeout=30), range(3))) == [0, 1, 2]
+
+
 def test_an_error_reaches_the_caller_and_ends_the_threads():
     with pytest.raises(ZeroDivisionError):
         list(map_ahead(lambda number: 1 // number, [2, 1, 0, 5], threads=2))

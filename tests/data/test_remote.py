@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import PreparedDataset, open_reference, prepare, prepare_dataset, sample_source
+from autoslim.data import PreparedDataset, open_reference, prepare, prepare_dataset, progress, sample_source
 from autoslim.errors import DatasetError, StorageError
 from autoslim.storage import StorageUri, upload_folder
 
@@ -81,6 +81,18 @@ def test_another_node_prepares_the_same_from_its_uri_alone(write_images, tmp_pat
     (tmp_path / "gone").rename(root)
     with pytest.raises(DatasetError, match="have changed since the search has prepared them; run it again with --resume"):
         open_reference(here.reference)
+
+
+def test_a_node_that_prepares_it_says_how_long_that_takes(write_images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = prepared(write_images({"cat": 10, "dog": 10}).as_uri(), tmp_path)
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "other-node"))
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
+    told: list[str] = []
+    open_reference(here.reference, tell=told.append)
+    assert told[0].startswith("preparing images: 1 of 20, about ")
+    told.clear()
+    open_reference(here.reference, tell=told.append)
+    assert told == []
 
 
 def test_a_local_one_is_opened_by_its_path(write_images, tmp_path: Path) -> None:

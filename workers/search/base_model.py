@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import ray
 from ray.exceptions import LocalRayletDiedError, RayError
 
 from autoslim.core.job import ModelSpec, SearchJob
+from autoslim.core.logs import log_json
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.stall_watch import StallWatch, end_process
@@ -25,6 +27,8 @@ from workers.ray_errors import is_cluster_failure, unwrapped_task_errors
 from workers.search.resources import trial_resources, trial_threads
 from workers.search.stall_note import StallNote
 
+_log = logging.getLogger(__name__)
+
 _TRIES = 3
 """To get one epoch further, each from the checkpoint of the one before, whose worker was lost or has ended itself since it hung."""
 
@@ -36,13 +40,14 @@ def _adapt(output: str, request: str, dataset: str, folder: str, threads: int, s
     StallNote, when it has done nothing for `stall_seconds`; 0 is no limit."""
     import torch
 
+    log_json()
     torch.set_num_threads(threads)
     mirror = Mirror.of(output)
     note = StallNote.of_dense_model(mirror.path(folder), mirror)
     stalls = StallWatch(stall_seconds, end=functools.partial(end_process, leave=note.write)).start()
     try:
         with stalls.working():
-            images = open_reference(dataset)
+            images = open_reference(dataset, tell=_log.info)
             reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
             while True:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,11 @@ from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training.feature_evaluation import ProbeResult
 from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from autoslim.training.longer import TunedLonger
-from workers.ray_errors import unwrapped_task_errors
 from workers.search.dense_models import DenseModels
 from workers.search.made_from import made_from
+from workers.search.task_watch import TaskWatch, unwrapped_errors
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,21 +70,24 @@ class SelectedModel(Measurements):
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _evaluate(output: str, folder: str, dataset: str, split: str, dense: str | None, probe: str | None) -> str:
+def _evaluate(watch: TaskWatch, folder: str, dataset: str, split: str, dense: str | None, probe: str | None) -> str:
     """`dataset` and `probe` are references."""
-    mirror = Mirror.of(output)
-    compared = {} if dense is None else {"dense": mirror.fetched(dense)}
-    compared |= {} if probe is None else {"probe": open_reference(probe).path}
-    return evaluate_in_subprocess(mirror.fetched(folder), open_reference(dataset).path, split, **compared).to_json()
+    mirror = Mirror.of(watch.output)
+    with watch.watching() as stalls:
+        with stalls.working():
+            compared = {} if dense is None else {"dense": mirror.fetched(dense)}
+            compared |= {} if probe is None else {"probe": open_reference(probe, tell=_log.info).path}
+            model, images = mirror.fetched(folder), open_reference(dataset, tell=_log.info)
+        return evaluate_in_subprocess(model, images.path, split, **compared, stall_seconds=watch.seconds).to_json()
 
 
 def evaluate_folders(
+    job: SearchJob,
+    output: RunFolder,
     folders: Mapping[str, Path],
     dataset: PreparedDataset,
     *,
     split: str,
-    resources: Resources,
-    job: str,
     compared: Mapping[str, Path] | None = None,
     probe: PreparedDataset | None = None,
     mirror: Mirror = NO_MIRROR,
@@ -90,11 +96,13 @@ def evaluate_folders(
     `compared` has by the same names the folders of the dense models, and `probe` is the labelled set of `evaluate_in_subprocess`.
 
     Raises:
-        JobError: a folder does not load, or loads only with the search's packages.
+        JobError: a folder does not load, or loads only with the search's packages, or the task hung in all of its tries.
     """
+    resources = job.resources or Resources()
+    watches = {name: TaskWatch.of(f"evaluate {name} on {split} images", job, output, mirror) for name in folders}
     tasks = [
-        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job} evaluate {name} on {split} images").remote(
-            mirror.address,
+        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watches[name].what}").remote(
+            watches[name],
             mirror.name(folder),
             dataset.reference,
             split,
@@ -103,7 +111,7 @@ def evaluate_folders(
         )
         for name, folder in folders.items()
     ]
-    with unwrapped_task_errors("a model could not be evaluated"):
+    with unwrapped_errors("a model could not be evaluated", watches.values()):
         return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
 
 
@@ -135,7 +143,7 @@ def finalize_models(
     copies = {one.label: copy_model(output.root / (one.result.artifact or ""), output.model(one.label)) for one in own}
     # Other machines have the trials' own folders, of which these are copies so far.
     judged = [copies[one.label] if mirror.uri is None else output.root / (one.result.artifact or "") for one in own]
-    evaluated = _evaluate_all(job, own, judged, dense=dense, dataset=dataset, probe=probe, mirror=mirror)
+    evaluated = _evaluate_all(job, output, own, judged, dense=dense, dataset=dataset, probe=probe, mirror=mirror)
     forms: dict[str, dict[str, float]] = {}
     models, failed = list[SelectedModel](), dict[str, str]()
     for selection in selections:
@@ -187,6 +195,7 @@ def _relabel(
 
 def _evaluate_all(
     job: SearchJob,
+    output: RunFolder,
     selections: Sequence[Selection],
     folders: Sequence[Path],
     *,
@@ -203,10 +212,7 @@ def _evaluate_all(
         named |= {name: dense.folder(model) for model, name in starts.items()}
     else:
         compared = {one.label: dense.folder(one.result.recipe.model) for one in selections}
-    resources = job.resources or Resources()
-    found = evaluate_folders(
-        named, dataset, split="test", resources=resources, job=job.id, compared=compared, probe=probe, mirror=mirror
-    )
+    found = evaluate_folders(job, output, named, dataset, split="test", compared=compared, probe=probe, mirror=mirror)
     evaluated = dict(zip(named, found, strict=True))
     return {
         one.label: HoldoutResults(

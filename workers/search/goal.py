@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import ray
@@ -12,16 +13,20 @@ from autoslim.data import open_reference
 from autoslim.search import Explanation, explain_floor
 from autoslim.storage.mirror import Mirror
 from autoslim.training.comparison import measure_drops
-from workers.ray_errors import unwrapped_task_errors
 from workers.search.prepare import PreparedSearch
 from workers.search.resources import trial_resources
+from workers.search.task_watch import TaskWatch, unwrapped_errors
+
+_log = logging.getLogger(__name__)
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure(output: str, folder: str, dense: str, dataset: str, allowed: float) -> list[str]:
-    mirror = Mirror.of(output)
-    images = open_reference(dataset)
-    return [drop.to_json() for drop in measure_drops(mirror.fetched(folder), mirror.fetched(dense), images, allowed=allowed)]
+def _measure(watch: TaskWatch, folder: str, dense: str, dataset: str, allowed: float) -> list[str]:
+    mirror = Mirror.of(watch.output)
+    with watch.watching() as stalls, stalls.working():
+        images = open_reference(dataset, tell=_log.info)
+        drops = measure_drops(mirror.fetched(folder), mirror.fetched(dense), images, allowed=allowed)
+    return [drop.to_json() for drop in drops]
 
 
 def explain_goal(
@@ -39,15 +44,15 @@ def explain_goal(
         # A mean of cosines is no share of right images, which the interval is of.
         return found
     assert selected.artifact is not None
-    task = _measure.options(
-        num_cpus=trial_resources(job).cpu, num_gpus=trial_resources(job).gpu, name=f"{job.id} measure what {goal.label} loses"
-    ).remote(
-        prepared.mirror.address,
+    watch = TaskWatch.of(f"measure what {goal.label} loses", job, prepared.output, prepared.mirror)
+    resources = trial_resources(job)
+    task = _measure.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}").remote(
+        watch,
         prepared.mirror.name(prepared.output.root / selected.artifact),
         prepared.mirror.name(dense),
         prepared.dataset.reference,
         facts.dense_accuracy - goal.floor(facts.dense_accuracy).least,
     )
-    with unwrapped_task_errors("the goal's model could not be compared with the dense one"):
+    with unwrapped_errors("the goal's model could not be compared with the dense one", [watch]):
         drops = [AccuracyDrop.from_json(text) for text in ray.get(task)]
     return found.replace(sentence="; ".join([found.sentence, *(drop.describe() for drop in drops)]))

@@ -21,27 +21,34 @@ from autoslim.search import Proposer
 from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import Store
 from workers.progress.console import Console
-from workers.ray_errors import unwrapped_task_errors
 from workers.search.dense_models import DenseModels
 from workers.search.prepare import PreparedSearch
 from workers.search.resources import trial_resources, trial_threads
+from workers.search.task_watch import TaskWatch, unwrapped_errors
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure_table(output: str, request: str, folder: str, threads: int) -> str:
-    mirror = Mirror.of(output)
+def _measure_table(watch: TaskWatch, request: str, folder: str, threads: int) -> str:
+    mirror = Mirror.of(watch.output)
     cache, measure = mirror.path(folder), partial(measure_table_in_subprocess, threads=threads)
-    # Another node of the same hardware may have measured it.
-    mirror.fetch_files(cache, LATENCY_TABLES)
-    table = kept_table(cache, LatencyRequest.from_json(request), measure, threads=threads)
-    mirror.keep_files(cache, LATENCY_TABLES)
+    with watch.watching() as stalls:
+        with stalls.working():
+            # Another node of the same hardware may have measured it.
+            mirror.fetch_files(cache, LATENCY_TABLES)
+        # The process that measures has a limit of its own.
+        table = kept_table(cache, LatencyRequest.from_json(request), measure, threads=threads)
+        with stalls.working():
+            mirror.keep_files(cache, LATENCY_TABLES)
     return table.to_json()
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
-def _measure_model(output: str, folder: str, dense: str, table: dict[str, Any], limit_ms: float) -> str:
-    mirror = Mirror.of(output)
-    return check_in_subprocess(mirror.fetched(folder), mirror.fetched(dense), **table, limit_ms=limit_ms).to_json()
+def _measure_model(watch: TaskWatch, folder: str, dense: str, table: dict[str, Any], limit_ms: float) -> str:
+    mirror = Mirror.of(watch.output)
+    with watch.watching() as stalls:
+        with stalls.working():
+            models = mirror.fetched(folder), mirror.fetched(dense)
+        return check_in_subprocess(*models, **table, limit_ms=limit_ms).to_json()
 
 
 def search_request(job: SearchJob, dense: DenseModel, proposer: Proposer) -> LatencyRequest:
@@ -59,10 +66,9 @@ def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolde
     Raises:
         JobError: it cannot be measured.
     """
-    task = _remote(_measure_table, job, "measure latency table").remote(
-        mirror.address, request.to_json(), mirror.name(output.cache), trial_threads(job)
-    )
-    table = LatencyTable.from_json(_result(task))
+    watch = TaskWatch.of("measure latency table", job, output, mirror)
+    task = _remote(_measure_table, job, watch).remote(watch, request.to_json(), mirror.name(output.cache), trial_threads(job))
+    table = LatencyTable.from_json(_result(task, watch))
     output.write_latency(table)
     mirror.keep_file(output.latency)
     return table
@@ -92,7 +98,8 @@ def select_within_latency(
             folder = prepared.output.root / result.artifact
             prepared.mirror.refresh(folder)
             names = [prepared.mirror.name(one) for one in (folder, dense.folder(result.recipe.model))]
-            reports[number] = report(folder, table, _measure(job, table, prepared.mirror.address, names, number))
+            watch = TaskWatch.of(f"measure latency of trial {number:03d}", job, prepared.output, prepared.mirror)
+            reports[number] = report(folder, table, _measure(job, table, watch, names))
             store.set_latency(job.id, number, reports[number].timed.ms)
             console.on_message(_measured_line(number, reports[number], job.limits.latency_ms or 0.0))
 
@@ -102,19 +109,19 @@ def _measured_line(number: int, found: LatencyReport, limit: float) -> str:
     return line if found.timed.ms <= limit else f"{line}: too slow, it is not selected"
 
 
-def _measure(job: SearchJob, table: LatencyTable, output: str, folders: Sequence[str], number: int) -> TimedReport:
+def _measure(job: SearchJob, table: LatencyTable, watch: TaskWatch, folders: Sequence[str]) -> TimedReport:
     """`folders` are those of the model and of the dense one, as the nodes know them (`Mirror.name`)."""
     settings = {"batch": table.batch, "mode": table.mode, "threads": table.threads}
-    task = _remote(_measure_model, job, f"measure latency of trial {number:03d}")
-    return TimedReport.from_json(_result(task.remote(output, *folders, settings, job.limits.latency_ms)))
+    task = _remote(_measure_model, job, watch)
+    return TimedReport.from_json(_result(task.remote(watch, *folders, settings, job.limits.latency_ms), watch))
 
 
-def _remote(function: Any, job: SearchJob, name: str) -> Any:
+def _remote(function: Any, job: SearchJob, watch: TaskWatch) -> Any:
     """`function` with a trial's resources: a latency holds for the CPUs or the GPU that it was measured with."""
     resources = trial_resources(job)
-    return function.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {name}")
+    return function.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}")
 
 
-def _result(task: ray.ObjectRef) -> str:
-    with unwrapped_task_errors("the latency could not be measured"):
+def _result(task: ray.ObjectRef, watch: TaskWatch) -> str:
+    with unwrapped_errors("the latency could not be measured", [watch]):
         return str(ray.get(task))

@@ -1,4 +1,4 @@
-"""`StallNote`: why the process of a trial, or of a dense model's adaptation, has ended itself, and where it hung, for driver and people.
+"""`StallNote`: why the process of a trial, or of another task of a search, has ended itself, and where it hung, for driver and people.
 
 Ray tells of a worker that has ended neither its exit code nor its last words, and its log may go with the node.
 """
@@ -29,7 +29,7 @@ class Stall:
 
 
 class StallNote:
-    """In the output, or in its store: why the last try of a trial, or of a dense model's adaptation, has ended itself.
+    """In the output, or in its store: why the last try of a trial, or of another task, has ended itself.
 
     There is one note for all tries, and it does not say whose it is: a try that is lost before it begins leaves that of an earlier one,
     unless who starts it has deleted it. What a driver has read already is not stored over a restart of the driver. A process that cannot
@@ -50,8 +50,13 @@ class StallNote:
         """Beside the model's folder (`RunFolder.base`), which is not there before the model is finished."""
         return cls(model.with_name(f"{model.name}.{_FOLDER}"), model.parent.parent, mirror)
 
-    def write(self, reason: str) -> None:
-        """The reason, which process it is and when, and below that the stacks of its threads.
+    @classmethod
+    def of_task(cls, place: Path, mirror: Mirror) -> StallNote:
+        """Beside `place` in the output's cache, which names a task that has no folder of its own."""
+        return cls(place.with_name(f"{place.name}.{_FOLDER}"), place.parent.parent, mirror)
+
+    def write(self, reason: str, *, stacks: str | None = None) -> None:
+        """The reason, which process it is and when, and below that the stacks of its threads, or those that a child process has left.
 
         Raises:
             OSError, StorageError, UnavailableError: where it cannot be written.
@@ -65,7 +70,10 @@ class StallNote:
                 file=file,
                 flush=True,
             )
-            faulthandler.dump_traceback(file=file, all_threads=True)
+            if stacks is None:
+                faulthandler.dump_traceback(file=file, all_threads=True)
+            else:
+                file.write(stacks)
         self._mirror.keep(self._folder)
 
     def read(self) -> Stall | None:

@@ -73,7 +73,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _open(self, config: dict[str, Any]) -> None:
         self._opened_for = _context_key(config)
         mirror = Mirror.of(config["output_uri"])
-        base, dataset = mirror.fetched(config["base_folder"]), open_reference(config["dataset"]).path
+        base, dataset = mirror.fetched(config["base_folder"]), open_reference(config["dataset"], tell=_log.info).path
         teacher = mirror.fetched(config["teacher_folder"]) if config["teacher_folder"] else None
         ranks = int(config["ranks"])
         self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher) if ranks > 1 else None

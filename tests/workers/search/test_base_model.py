@@ -69,13 +69,26 @@ def test_the_task_is_watched_from_its_first_batch_to_its_last_and_no_longer(
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: events.append(f"{threads} threads"))
     monkeypatch.setattr(base_model, "StallWatch", Watch)
     monkeypatch.setattr(base_model, "prepare_base", prepare)
-    monkeypatch.setattr(base_model, "open_reference", lambda reference: None)
+    monkeypatch.setattr(base_model, "open_reference", lambda reference, *, tell: tell("images are prepared"))
+    monkeypatch.setattr(base_model, "log_json", lambda: events.append("logs"))
+    monkeypatch.setattr(base_model, "_log", SimpleNamespace(info=events.append))
     monkeypatch.setattr(base_model, "BaseRequest", SimpleNamespace(from_json=lambda text: None))
     adapt: Any = base_model._adapt
     model = tmp_path / "cache" / "base-1"
     found = list(adapt._function(NO_MIRROR.address, "", "", str(model), 3, 600.0))
     assert found == [{"report": "report 0"}, {"report": "report 1"}, {"facts": "facts"}]
-    assert events == ["3 threads", "a limit of 600 s", "works", "epoch 0", "epoch 1", "has worked", "stopped"]
+    told = [
+        "logs",
+        "3 threads",
+        "a limit of 600 s",
+        "works",
+        "images are prepared",
+        "epoch 0",
+        "epoch 1",
+        "has worked",
+        "stopped",
+    ]
+    assert events == told
     (end,) = ends
     assert end.func is end_process
     end.keywords["leave"](HANGS)

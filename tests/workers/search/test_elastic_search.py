@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from helpers.workers_command import SEARCH, Search
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
 
-from autoslim.core.result import TrialState
+from autoslim.core.result import Phase, TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import Store
 
@@ -66,6 +67,18 @@ def finished(output: Path) -> list[TrialState]:
         return [result.state for result in store.trials(stored.job.id)]
 
 
+def repeats(output: Path, text: str) -> Iterator[tuple[int, int, int]]:
+    """Of each trial the number, how many of its epochs of training were reported once more, and how often it was lost."""
+    with Store(default_url(output)) as store:
+        (stored,) = store.jobs()
+        for result in store.trials(stored.job.id):
+            line = rf"^\S+ trial {result.number} \(.*"
+            # What is reported again takes the place of the earlier report in the store.
+            kept = [report for report in store.epochs(stored.job.id, result.number) if report.phase is not Phase.PRUNE]
+            told = re.findall(rf"{line}? epoch \S+, (?!{Phase.PRUNE.value})", text, re.MULTILINE)
+            yield result.number, len(told) - len(kept), len(re.findall(line + AGAIN, text, re.MULTILINE))
+
+
 def test_one_search_on_one_node_then_three_then_one(tmp_path: Path) -> None:
     with ray_head(cpus=1) as nodes:
         flags = [*SEARCH, *PLAIN, "--address", nodes.address, "--trials", "5", "--epochs", "30"]
@@ -94,6 +107,9 @@ def test_one_search_on_one_node_then_three_then_one(tmp_path: Path) -> None:
         assert search.end() == 0, search.text
         assert "1 trial at a time" in search.text
     assert finished(tmp_path / "run") == [TrialState.COMPLETE] * 5
+    again = {number: (repeated, losses) for number, repeated, losses in repeats(tmp_path / "run", search.text) if losses}
+    assert sum(losses for _, losses in again.values()) >= 3
+    assert all(repeated <= losses for repeated, losses in again.values()), f"{again}\n{search.text}"
 
 
 def test_a_search_on_a_pool_without_nodes_asks_for_as_many_as_it_is_to_have(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from ray._private import ray_constants
 
-from workers.search.cluster import ONE_MACHINE, Cluster, _bound_to_loopback
+from workers.search.cluster import NICENESS, ONE_MACHINE, Cluster, _bound_to_loopback
 
 OPEN = Cluster(address="10.0.0.4:6379", dashboard=None, login="log in with the token", cpus=8, gpus=0, nodes=[("10.0.0.4", 8080)])
 
@@ -47,11 +47,29 @@ def test_the_switch_of_ray_is_put_back(monkeypatch, before):
     assert (os.environ.get(ONE_MACHINE), ray_constants.ENABLE_RAY_CLUSTER) == (before, enabled)
 
 
+PRIORITIES = """
+import json, os, ray
+from workers.search.cluster import connect
+with connect(None, name="test"):
+    print(json.dumps([os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote())]))
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("added", [None, 5])
+def test_trials_run_at_the_priority_of_the_driver_or_as_much_below_it_as_ray_is_told(monkeypatch, added):
+    monkeypatch.delenv(NICENESS, raising=False)
+    if added is not None:
+        monkeypatch.setenv(NICENESS, str(added))
+    out = subprocess.run([sys.executable, "-c", PRIORITIES], check=True, capture_output=True, text=True, timeout=200).stdout
+    driver, worker = json.loads(out.splitlines()[-1])
+    assert worker == min(19, driver + (added or 0))
+
+
 LISTENING = """
-import json, os, psutil, ray, time
+import json, psutil, time
 from workers.search.cluster import connect
 with connect(None, name="test") as cluster:
-    nice = [os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote())]
     own, names = psutil.Process(), set()
     deadline = time.monotonic() + 60
     # The agent of the node starts last.
@@ -62,7 +80,7 @@ with connect(None, name="test") as cluster:
     time.sleep(3.0)
     found = [(process.name(), each.laddr.ip) for process in (own, *processes)
              for each in process.net_connections("inet") if each.status == "LISTEN"]
-    print(json.dumps({"found": found, "said": cluster.exposure, "nice": nice}))
+    print(json.dumps({"found": found, "said": cluster.exposure}))
 """
 
 
@@ -73,5 +91,3 @@ def test_nothing_of_a_searchs_own_ray_listens_anywhere_but_on_loopback():
     assert {"gcs_server", "raylet"} <= {name for name, _ in told["found"]}
     assert {address for _, address in told["found"]} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, told
     assert told["said"] == "listens on this machine's loopback only"
-    # Its trials run at the priority of the driver.
-    assert told["nice"][0] == told["nice"][1]

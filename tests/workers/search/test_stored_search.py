@@ -84,8 +84,10 @@ def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_pat
     assert not [name for name in names if name.endswith("checkpoint.tar") or name.startswith(".leases/")]
     # Credentials are in the environment alone.
     assert SECRET not in first.text + second.text
-    for name in ("desk", "laptop", "north", "south"):
-        written = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+    logs = Path(nodes.head_node.get_logs_dir_path())
+    assert list(logs.glob("worker-*.err"))
+    for folder in (*(tmp_path / name for name in ("desk", "laptop", "north", "south")), logs):
+        written = (path for path in folder.rglob("*") if path.is_file())
         assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
     model = fetch(look(store / "models/50%"), tmp_path / "reader")
     load(model)
@@ -94,6 +96,8 @@ def test_it_is_killed_and_resumed_elsewhere(nodes: Cluster, bucket: str, tmp_pat
     # Each machine has brought the images once; no trial has left anything in a driver's folder but what was handed over.
     for name in ("north", "south"):
         assert list((tmp_path / name / "runs").glob("*/cache/*/dataset.json")), name
-    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "desk"))
-    assert not (work_folder(store) / "trials").exists()
+    for name, handed_over in (("desk", []), ("laptop", ["model"])):
+        monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / name))
+        assert work_folder(store).is_dir()
+        assert [path.name for path in work_folder(store).glob("trials/*/*")] == handed_over, name
     assert not (tmp_path / "head" / "runs").exists()

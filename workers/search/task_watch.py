@@ -1,0 +1,89 @@
+"""`TaskWatch`: a task that hangs ends its process, so that Ray does it again in another one, and the driver can say why it failed.
+
+For tasks that have no checkpoint: evaluations and measurements. Trials and the adaptation of dense models have their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Collection, Iterator
+
+from autoslim.core.job import SearchJob
+from autoslim.core.logs import log_json
+from autoslim.core.run_folder import RunFolder
+from autoslim.core.stall_watch import StallWatch, end_process
+from autoslim.errors import JobError, StalledError
+from autoslim.storage.mirror import Mirror
+from workers.ray_errors import is_cluster_failure, unwrapped_task_errors
+from workers.search.stall_note import StallNote
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskWatch:
+    """Of one task, which gets it from the driver. `what` is what the task does, `seconds` how long without a sign of life; 0 is no limit.
+
+    `output` is where the output lies (`Mirror.address`), and `place` the name of the task's `StallNote` in it (`Mirror.name`).
+    """
+
+    what: str
+    output: str
+    place: str
+    seconds: float
+
+    @classmethod
+    def of(cls, what: str, job: SearchJob, output: RunFolder, mirror: Mirror) -> TaskWatch:
+        place = output.cache / re.sub(r"[^\w.%]+", "-", what)
+        return cls(what=what, output=mirror.address, place=mirror.name(place), seconds=60 * job.stall_minutes)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[StallWatch]:
+        """In the task, which works inside `working` of what this gives. While a child process works that is watched, or has a limit of its
+        own, the task only waits; a StalledError of that child ends this process, too.
+
+        Raises:
+            StorageError, UnavailableError: the note of an earlier try cannot be deleted.
+        """
+        log_json()
+        note = self._note
+        stalls = StallWatch(self.seconds, end=functools.partial(end_process, leave=note.write)).start()
+        try:
+            with stalls.working():
+                note.delete()
+            yield stalls
+        except StalledError as error:
+            end_process(str(error), leave=functools.partial(note.write, stacks=error.stacks))
+        finally:
+            stalls.stop()
+
+    @property
+    def stall(self) -> str | None:
+        """Why the process of the last try has ended itself, in words; None where it has not."""
+        found = self._note.read()
+        return None if found is None else f"{self.what}: {found.sentence}"
+
+    @property
+    def _note(self) -> StallNote:
+        mirror = Mirror.of(self.output)
+        return StallNote.of_task(mirror.path(self.place), mirror)
+
+
+@contextlib.contextmanager
+def unwrapped_errors(failure: str, watches: Collection[TaskWatch]) -> Iterator[None]:
+    """As `unwrapped_task_errors`, around the `ray.get` of tasks with these watches.
+
+    Raises:
+        AutoslimError, JobError: as there; where a task hung in all of its tries, a JobError that says so.
+    """
+    try:
+        with unwrapped_task_errors(failure):
+            yield
+    except JobError as error:
+        lost = error.__cause__ is not None and is_cluster_failure(error.__cause__)
+        stall = next((said for watch in watches if (said := watch.stall)), None) if lost else None
+        if stall is None:
+            raise
+        # Without its cause: nothing of the cluster was lost.
+        raise JobError(f"{failure}: {stall}") from None
