@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import ImageDataset, create_loader, create_transform
+from timm.data import ImageDataset, create_loader
 from timm.data.loader import PrefetchLoader
+from timm.data.transforms_factory import transforms_imagenet_train
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
@@ -39,7 +40,7 @@ TIMM_AUGMENTATIONS: dict[str, dict[str, Any]] = {
         "force_color_jitter": True,
     },
 }
-"""Arguments of timm's `create_transform` that do as much as autoslim's augmentation of that name."""
+"""Arguments of timm's `transforms_imagenet_train` that do as much as autoslim's augmentation of that name."""
 TIMM_ERASING: dict[str, dict[str, Any]] = {"light": {}, "strong": {"re_prob": 0.25, "re_mode": "pixel"}}
 """Those of its `create_loader`, which erases in whole batches."""
 COMPARED = hashlib.sha256(repr((BATCH, CROP_PCT, NORM, TIMM_AUGMENTATIONS, TIMM_ERASING)).encode()).hexdigest()[:8]
@@ -134,7 +135,7 @@ def timm_loader(source: Path, side: int, augmentation: str, *, workers: int, dev
     )
     # `create_loader` leaves the colour jitter out beside RandAugment, and has no argument that keeps it. Its workers start with the first
     # epoch.
-    dataset.transform = create_transform(
-        (3, side, side), is_training=True, use_prefetcher=True, mean=NORM, std=NORM, **TIMM_AUGMENTATIONS[augmentation]
+    dataset.transform = transforms_imagenet_train(
+        side, use_prefetcher=True, mean=NORM, std=NORM, **TIMM_AUGMENTATIONS[augmentation]
     )
     return loader
