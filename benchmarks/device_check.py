@@ -1,9 +1,9 @@
 """Whether this machine's GPU gets what it could: one command, at most eight minutes, no network.
 
-    python benchmarks/device_check.py --output device_check.json [--small] [--only training,search]
+    python benchmarks/device_check.py --output device_check.json [--small] [--only training,compiled]
 
-Needed are PyTorch, timm and autoslim's wheel with the wheels of its base install; the search needs those of `autoslim[search]`, too. Where
-something is missing, or no time is left, the part is skipped and says why. The models have random weights, and the images are drawn.
+Needed are PyTorch, timm, autoslim's wheel and those that `docs/gpus.md` lists. Where something is missing, or no time is left, the part is
+skipped and says why. The models have random weights, and the images are drawn.
 
 - training: images a second of DeiT-S and of each method's form of it at half of the FLOPs, in the precision that the device is fastest in;
   the share of the time that waits for images; the dense model in each precision, in parts, with activations computed again, compiled.
@@ -13,6 +13,7 @@ something is missing, or no time is left, the part is skipped and says why. The 
 - memory: a trial whose batch does not fit.
 - search: three trials, two at a time on one device.
 
+The last part has the time that the others leave, so that `--only compiled` compiles for minutes.
 Everything goes into one JSON file and one table. `--small` is everything in little, for a CPU: it shows that the script runs.
 """
 
@@ -42,14 +43,24 @@ from autoslim.export.profiling.hardware import hardware
 Part = Callable[[Extent, Clock, Path], Iterator[Finding]]
 
 PARTS: dict[str, tuple[Part, float]] = {
-    "training": (training.findings, 110.0),
-    "eager": (inference.eager, 45.0),
-    "compiled": (inference.compiled, 100.0),
-    "latency": (latency.findings, 65.0),
+    # Drawing and preparing images, and a second for each of three epochs of eight models, with batches ready and loaded. The settings of
+    # the dense model come last, with what is left.
+    "training": (training.findings, 75.0),
+    # Eight models in two batches, a second each. An ONNX Runtime without GPUs takes none.
+    "eager": (inference.eager, 30.0),
+    # Kernels of parts of models, each in its own measurement.
+    "latency": (latency.findings, 60.0),
+    # Three short trainings, whose images are drawn first.
     "memory": (memory.findings, 25.0),
+    # Ray's start, and three trials with the imports of their processes.
     "search": (search.findings, 65.0),
+    # Eight models compile for 15 to 30 s each, for the batch of one. Those of the larger batch take as long again, and have what the parts
+    # before have left: thus it is the last.
+    "compiled": (inference.compiled, 155.0),
 }
-"""Each part with its seconds. With those of `_GRACE`, and as many for the script's own imports, they are eight minutes together."""
+"""Each part with its seconds. Nobody has measured them on a GPU. With those of `_GRACE` they are `_TOTAL` together."""
+_TOTAL = 480.0
+"""Seconds of all parts and of the script's own imports."""
 _GRACE = 10.0
 """Seconds that a part may take more, for its imports and its last measurement: beyond them it is ended."""
 _SMALL_TIMES = 6
@@ -80,44 +91,54 @@ def main() -> None:
     # Of the script's own processes.
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     extent = SMALL if arguments.small else FULL
     if arguments.part:
-        _run_part(arguments.part, extent, arguments.scratch)
+        _run_part(arguments.part, extent, arguments.scratch, arguments.seconds)
         return
-    unknown = [name for name in arguments.only.split(",") if name not in PARTS]
+    names = arguments.only.split(",")
+    unknown = [name for name in names if name not in PARTS]
     if unknown:
         parser.error(f"--only has {unknown[0]}; allowed: {', '.join(PARTS)}")
-    found, seconds = {}, {}
-    for name in arguments.only.split(","):
+    found, taken = {}, dict[str, float]()
+    for name in names:
         began = time.monotonic()
-        found[name] = _part_in_process(name, small=arguments.small)
-        seconds[name] = round(time.monotonic() - began, 1)
-        print(f"{name}: {seconds[name]:.0f} s", file=sys.stderr, flush=True)
+        seconds = seconds_of(name, sum(taken.values()), last=name == names[-1])
+        found[name] = _part_in_process(name, seconds, small=arguments.small)
+        taken[name] = round(time.monotonic() - began, 1)
+        print(f"{name}: {taken[name]:.0f} s", file=sys.stderr, flush=True)
     report = Report(
-        hardware=hardware(), torch=torch.__version__, timm=timm.__version__, extent=extent, parts=found, seconds=seconds
+        hardware=hardware(), torch=torch.__version__, timm=timm.__version__, extent=extent, parts=found, seconds=taken
     )
     arguments.output.write_text(report.to_json(indent=1) + "\n")
     print(table(report))
 
 
-def _run_part(name: str, extent: Extent, scratch: Path) -> None:
+def seconds_of(name: str, taken: float, *, last: bool) -> float:
+    """The part's own; the last one has all that is left once the others have `taken` theirs, with the graces of the script and its own."""
+    own = PARTS[name][1]
+    return max(own, _TOTAL - taken - 2 * _GRACE) if last else own
+
+
+def _run_part(name: str, extent: Extent, scratch: Path, seconds: float) -> None:
     warnings.simplefilter("ignore")
-    part, seconds = PARTS[name]
-    for finding in part(extent, Clock(seconds * _SMALL_TIMES if extent == SMALL else seconds), scratch):
+    for finding in PARTS[name][0](extent, Clock(seconds), scratch):
         print(_MARK + finding.to_json(), flush=True)
 
 
-def _part_in_process(name: str, *, small: bool) -> list[Finding]:
+def _part_in_process(name: str, seconds: float, *, small: bool) -> list[Finding]:
     """A part in a process of its own: it has the whole device, and its end is no other's."""
     # Images that are drawn need no place in the user's cache.
     environment = {**os.environ, "AUTOSLIM_CACHE_LIMIT": "0"}
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="autoslim-device-", ignore_cleanup_errors=True))
         out, errors = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2))
-        command = [sys.executable, __file__, "--part", name, "--scratch", scratch, *(["--small"] if small else [])]
+        times = _SMALL_TIMES if small else 1
+        command = [sys.executable, __file__, "--part", name, "--scratch", scratch, "--seconds", str(seconds * times)]
+        command += ["--small"] if small else []
         process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment, start_new_session=True)
-        limit, why = (PARTS[name][1] + _GRACE) * (_SMALL_TIMES if small else 1), ""
+        limit, why = (seconds + _GRACE) * times, ""
         try:
             process.wait(timeout=limit)
         except subprocess.TimeoutExpired:

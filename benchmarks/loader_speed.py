@@ -3,12 +3,12 @@
     python benchmarks/loader_speed.py --output runs/loader-speed [--sides 32,224,384] [--cores 1,2] [--seconds 60] [--images 512]
 
 A process for each side and number of cores, which is bound to them, reads whole epochs with all loaders in turns: `light` beside timm's
-random resized crop and flip, `strong` beside timm's RandAugment and erasing (timm leaves out the colour jitter then). Where there is a
-GPU, batches end on it. timm always decodes.
+random resized crop and flip, `strong` beside timm's RandAugment, colour jitter and erasing. Where there is a GPU, batches end on it. timm
+always decodes.
 
 These processes run one after the other, between which a machine's speed drifts. So each loader's gain from more cores is measured by
 itself, from the first number of --cores to the last, beside what the machine gives processes that share nothing (`loader_scaling`).
-Results in --output are reused; an interrupted run goes on where it was.
+Results in --output are reused, unless they are of other settings; an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from bound_reader import bound_to
 from loader_scaling import Ratio, Scaling, measure_scaling
-from measured_loaders import AUGMENTATIONS, BATCH, LOADERS, epoch_reader, image_folder, images_of
+from measured_loaders import AUGMENTATIONS, BATCH, COMPARED, LOADERS, epoch_reader, image_folder, images_of
 
 from autoslim.core.files import replacing_file
 from autoslim.core.record import Record
@@ -154,7 +154,7 @@ class Measurement:
         return [Scaling.from_json(line) for line in path.read_text().splitlines()]
 
     def _path(self, cores: str) -> Path:
-        return self.output / f"{self.side}-{cores}-{self.images}-{self.seconds:g}.jsonl"
+        return self.output / f"{self.side}-{cores}-{self.images}-{self.seconds:g}-{COMPARED}.jsonl"
 
 
 def _say(what: str) -> None:

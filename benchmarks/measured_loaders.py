@@ -5,6 +5,7 @@ JPEG photographs of 4:3 are generated, whose shorter side is one and a half time
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import ImageDataset, create_loader
+from timm.data.loader import PrefetchLoader
+from timm.data.transforms_factory import transforms_imagenet_train
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
@@ -26,6 +29,22 @@ LIMITS = {"cache": 2**40, "decoding": 0}
 """Bytes up to which autoslim's loaders have all images decoded once: any number, or none."""
 LOADERS = ("timm", *LIMITS)
 AUGMENTATIONS = ("light", "strong")
+
+TIMM_AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "light": {"scale": (0.6, 1.0), "interpolation": "bicubic", "color_jitter": None},
+    "strong": {
+        "scale": (0.35, 1.0),
+        "interpolation": "bicubic",
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "color_jitter": 0.4,
+        "force_color_jitter": True,
+    },
+}
+"""Arguments of timm's `transforms_imagenet_train` that do as much as autoslim's augmentation of that name."""
+TIMM_ERASING: dict[str, dict[str, Any]] = {"light": {}, "strong": {"re_prob": 0.25, "re_mode": "pixel"}}
+"""Those of its `create_loader`, which erases in whole batches."""
+COMPARED = hashlib.sha256(repr((BATCH, CROP_PCT, NORM, TIMM_AUGMENTATIONS, TIMM_ERASING)).encode()).hexdigest()[:8]
+"""Of what is compared: results of other settings are none of these."""
 
 IMAGES = {32: 8192, 224: 512, 384: 256}
 """Of an epoch, by the side: about as long for each. Another side has as many as the next one above."""
@@ -95,22 +114,28 @@ def _our_batches(source: Path, side: int, augmentation: str, *, limit: int, devi
 def _timm_batches(
     source: Path, side: int, augmentation: str, *, workers: int, device: torch.device
 ) -> Callable[[], Iterable[Any]]:
-    strong = augmentation == "strong"
-    loader: Iterable[Any] = create_loader(
-        ImageDataset(str(source / "train")),
+    loader = timm_loader(source, side, augmentation, workers=workers, device=device)
+    return lambda: loader
+
+
+def timm_loader(source: Path, side: int, augmentation: str, *, workers: int, device: torch.device) -> PrefetchLoader:
+    """timm's loader of the training images in `source`, with the nearest equal of autoslim's `augmentation`."""
+    dataset = ImageDataset(str(source / "train"))
+    loader = create_loader(
+        dataset,
         input_size=(3, side, side),
         batch_size=BATCH,
         is_training=True,
-        scale=(0.35, 1.0) if strong else (0.6, 1.0),
-        color_jitter=None,
-        auto_augment="rand-m9-mstd0.5-mmax9-inc1" if strong else None,
-        re_prob=0.25 if strong else 0.0,
-        re_mode="pixel",
-        interpolation="bicubic",
         mean=NORM,
         std=NORM,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         device=device,
+        **TIMM_ERASING[augmentation],
     )
-    return lambda: loader
+    # `create_loader` leaves the colour jitter out beside RandAugment, and has no argument that keeps it. Its workers start with the first
+    # epoch.
+    dataset.transform = transforms_imagenet_train(
+        side, use_prefetcher=True, mean=NORM, std=NORM, **TIMM_AUGMENTATIONS[augmentation]
+    )
+    return loader

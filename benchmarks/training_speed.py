@@ -89,6 +89,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if "AUTOSLIM_DATA" not in os.environ:
         parser.error("AUTOSLIM_DATA must name the folder that holds cifar10/ and vit-cifar10/")
+    if arguments.rounds < 2:
+        parser.error(f"--rounds {arguments.rounds}: allowed: at least 2, between which there are quartiles")
     torch.set_num_threads(arguments.threads)
     data = Path(os.environ["AUTOSLIM_DATA"])
     print(

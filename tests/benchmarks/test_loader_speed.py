@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from loader_scaling import Ratio, Scaling
-from loader_speed import Cell, table
-from measured_loaders import images_of
+from loader_speed import Cell, Measurement, table
+from measured_loaders import COMPARED, images_of, timm_loader, write_images
 
 
 def cells(side: int, **speeds: tuple[float, float]) -> list[Cell]:
@@ -59,3 +62,24 @@ def test_what_has_no_aim_is_not_judged() -> None:
 
 def test_another_side_has_the_number_of_images_of_the_next() -> None:
     assert [images_of(side) for side in (32, 33, 224, 256, 384, 512)] == [8192, 512, 512, 256, 256, 256]
+
+
+def test_timm_does_what_each_augmentation_does(tmp_path: Path) -> None:
+    write_images(tmp_path, 32, 2)
+    loaders = {name: timm_loader(tmp_path, 32, name, workers=0, device=torch.device("cpu")) for name in ("light", "strong")}
+    found = {name: [type(step).__name__ for step in loader.dataset.transform.transforms] for name, loader in loaders.items()}
+    crop = ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip"]
+    assert found == {
+        "light": [*crop, "MaybePILToTensor"],
+        "strong": [*crop, "RandAugment", "ColorJitter", "MaybePILToTensor"],
+    }
+    assert loaders["light"].random_erasing is None
+    assert loaders["strong"].random_erasing.probability == 0.25
+
+
+def test_results_of_other_settings_are_not_reused(tmp_path: Path) -> None:
+    own = Measurement(output=tmp_path, side=32, images=64, seconds=1.0)
+    # As before the settings were in the name.
+    (tmp_path / "32-1-64-1.jsonl").write_text("{}\n")
+    (tmp_path / f"32-1-64-1-{COMPARED}.jsonl").write_text(cells(32, timm=(100.0, 190.0))[0].to_json() + "\n")
+    assert [cell.speed for cell in own.cells([0])] == [100.0]

@@ -21,17 +21,27 @@ from autoslim.export.onnx_form import write_onnx
 _GRAPHS = 1024
 """Graphs that torch.compile may make of one class: one per block, model and batch size, far more than its default of 8."""
 
+WEIGHTS_ON_GPU = torch.bfloat16
+"""As a model would be deployed; images are in it, too."""
+
 Runner = Callable[[Tensor], None]
 """Runs one batch (B, 3, height, width) and returns when its result is ready."""
 
 
 def eager(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
     """The model as it is."""
-    return _torch_runner(_placed(model, device), device)
+    return torch_runner(_placed(model, device), device)
 
 
-def compiled(model: nn.Module, shape: ViTShape, device: torch.device, *, cuda_graphs: bool = True) -> Runner:
-    """The model compiled, with a graph per batch size; on a GPU with CUDA graphs, as it would be deployed for latency.
+def compiled(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
+    """The model compiled; on a GPU with CUDA graphs, as it would be deployed for latency. Raises ExportError as `compiled_model`."""
+    return torch_runner(compiled_model(model, device, cuda_graphs=True), device)
+
+
+def compiled_model(model: nn.Module, device: torch.device, *, cuda_graphs: bool) -> Callable[[Tensor], Tensor]:
+    """A copy on the device, compiled with a graph per batch size, for images (B, 3, height, width) that are there already.
+
+    Without a GPU there are no CUDA graphs.
 
     Raises:
         ExportError: when the machine has no C++ compiler.
@@ -42,7 +52,8 @@ def compiled(model: nn.Module, shape: ViTShape, device: torch.device, *, cuda_gr
     dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = _GRAPHS
     dynamo_config.fail_on_recompile_limit_hit = True
     mode = "reduce-overhead" if device.type == "cuda" and cuda_graphs else "default"
-    return _torch_runner(torch.compile(_placed(model, device), dynamic=False, fullgraph=True, mode=mode), device)
+    compiled: Callable[[Tensor], Tensor] = torch.compile(_placed(model, device), dynamic=False, fullgraph=True, mode=mode)
+    return compiled
 
 
 def onnxruntime(model: nn.Module, shape: ViTShape, device: torch.device) -> Runner:
@@ -76,12 +87,13 @@ def onnx_file(path: Path, *, provider: str = "CPUExecutionProvider") -> Runner:
 
 
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy on the device: on a GPU in bfloat16, as it would be deployed, on a CPU in its own precision."""
+    """A copy on the device: on a GPU in `WEIGHTS_ON_GPU`, on a CPU in its own precision."""
     placed = copy.deepcopy(model).eval().to(device)
-    return placed.to(torch.bfloat16) if device.type == "cuda" else placed
+    return placed.to(WEIGHTS_ON_GPU) if device.type == "cuda" else placed
 
 
-def _torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Runner:
+def torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Runner:
+    """Runs `model`, which is on the device."""
     if device.type == "cpu":
 
         def run(images_B3HW: Tensor) -> None:
@@ -95,7 +107,7 @@ def _torch_runner(model: Callable[[Tensor], Tensor], device: torch.device) -> Ru
         # Copying images to the GPU is the data loader's work, not the model's.
         key = tuple(images_B3HW.shape)
         if key not in there:
-            there[key] = images_B3HW.to(device, torch.bfloat16)
+            there[key] = images_B3HW.to(device, WEIGHTS_ON_GPU)
         with torch.inference_mode():
             model(there[key])
         torch.cuda.synchronize(device)
