@@ -18,6 +18,7 @@ from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.decoders import decode_elsewhere
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_file import Keys, PixelFile, keys_of
+from autoslim.data.progress import Progress
 from autoslim.data.reference import DatasetReference
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
@@ -122,8 +123,25 @@ class PreparedDataset:
         size = storage_size(image_size, crop_pct)
         if not self._is_decoded_once(size):
             return Splits(**{split: self._streamed(split, size) for split in SPLITS}, decoded=False)
-        folder = self._decode(size)
+        folder = self.decode(size)
         return Splits(**{split: self._of_pixels(split, size, folder) for split in SPLITS}, decoded=True)
+
+    def lacks(self, size: tuple[int, int]) -> bool:
+        """Whether some of the images would have to be decoded to store them at this size."""
+        if self._decoded(size).is_dir():
+            return False
+        cache = PixelCache.of_user(size)
+        return any(cache.count(keys) < len(keys) for keys in map(self._keys, SPLITS))
+
+    def decode(self, size: tuple[int, int], progress: Progress | None = None) -> Path:
+        """Stores the images at `size`, which `splits` does, too; returns the folder with a file for each split."""
+        target, cache = self._decoded(size), PixelCache.of_user(size)
+        with publish_once(target) as folder:
+            for split in SPLITS if folder is not None else ():
+                assert folder is not None
+                decode = functools.partial(_pixels, self._encoded(split), size)
+                cache.write(folder / f"{split}.pixels", self._keys(split), decode, progress)
+        return target
 
     def kept(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> int:
         """How many images an earlier search has decoded, which `splits` takes from the user's cache; 0 where it has been called before."""
@@ -173,15 +191,6 @@ class PreparedDataset:
 
     def _decoded(self, size: tuple[int, int]) -> Path:
         return self.path / f"pixels-{size[0]}x{size[1]}"
-
-    def _decode(self, size: tuple[int, int]) -> Path:
-        target, cache = self._decoded(size), PixelCache.of_user(size)
-        with publish_once(target) as folder:
-            for split in SPLITS if folder is not None else ():
-                assert folder is not None
-                decode = functools.partial(_pixels, self._encoded(split), size)
-                cache.write(folder / f"{split}.pixels", self._keys(split), decode)
-        return target
 
     def _keys(self, split: str) -> Keys:
         path = self.path / f"{split}.keys"
