@@ -77,7 +77,7 @@ class KeptSet:
             # When it was used last.
             os.utime(self.path)
             return report
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, TypeError, AttributeError, AutoslimError) as error:
             _log.warning("the prepared images in %s cannot be taken (%s): they are prepared again", self.path, error)

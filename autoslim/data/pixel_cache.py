@@ -30,7 +30,6 @@ from autoslim.data.hashes import Hashes
 from autoslim.data.map_ahead import map_ahead
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import CheckedFile, Keys, check_of, write_pixels
-from autoslim.data.progress import Progress
 from autoslim.data.table import Indices
 
 _SUFFIX = ".pixels"
@@ -73,9 +72,8 @@ class PixelCache:
         finally:
             collector.finish()
 
-    def write(self, path: Path, keys: Keys, decode: Decode, progress: Progress | None = None) -> None:
-        """Writes the images of `keys` to `path`: those that are kept, and, decoded, the others, which are kept from now on. `progress`
-        counts them where they are not taken as a whole.
+    def write(self, path: Path, keys: Keys, decode: Decode) -> None:
+        """Writes the images of `keys` to `path`: those that are kept, and, decoded, the others, which are kept from now on.
 
         Raises:
             OSError: for a `path` that cannot be written.
@@ -85,7 +83,7 @@ class PixelCache:
             _touch(kept)
             return
         # Splits with another seed have other images each, but all of them are kept already.
-        if self._write_found(path, keys, decode, progress) and self._limit:
+        if self._write_found(path, keys, decode) and self._limit:
             self._keep(path, kept)
 
     def _take_whole(self, kept: Path, path: Path, keys: Keys) -> bool:
@@ -102,7 +100,7 @@ class PixelCache:
         path.unlink(missing_ok=True)
         return False
 
-    def _write_found(self, path: Path, keys: Keys, decode: Decode, progress: Progress | None) -> int:
+    def _write_found(self, path: Path, keys: Keys, decode: Decode) -> int:
         """Image by image; returns how many were decoded."""
         decoded, damaged = 0, set[Path]()
         with contextlib.ExitStack() as stack:
@@ -121,8 +119,6 @@ class PixelCache:
                 nonlocal decoded
                 for pixels, check, wrong, new in map_ahead(pixels_of, range(len(keys))):
                     decoded += new
-                    if progress is not None:
-                        progress.advance()
                     damaged.update([] if wrong is None else [wrong])
                     yield pixels, check
 

@@ -82,7 +82,10 @@ def prepare_dataset(
         new = _Preparation(spec=spec, seed=seed, sizes=sizes, limit=limit, tell=tell, watch=watch)
         collected = _fill(folder, found, new)
     dataset = open_dataset(found.path, found.reference)
-    return _decoded_now(dataset, new) if collected is None else dataset.with_collected(collected)
+    if collected is not None:
+        return dataset.with_collected(collected)
+    # At sizes that were not wanted of the set before, as a first pass does.
+    return dataset.collected(new.once(dataset.images), Progress(dataset.images, tell, watch))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,14 +168,6 @@ def _write_new(folder: Path, found: _Found, new: _Preparation, watch: Watch | No
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in new.once(images)]
         _write(folder, new.spec, source, new.seed, new.limit, parts, collectors, Progress(images, new.tell, watch))
     return {collector.size: collector.count for collector in collectors}
-
-
-def _decoded_now(dataset: PreparedDataset, new: _Preparation) -> PreparedDataset:
-    """With the pixels of those sizes that were not wanted of the set before: decoded by all CPUs, with progress, as in a first pass."""
-    for size in new.once(dataset.images):
-        if dataset.lacks(size):
-            dataset.decode(size, Progress(dataset.images, new.tell, new.watch))
-    return dataset
 
 
 def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], None] | None) -> _Found:

@@ -162,7 +162,8 @@ def test_pixels_of_another_size_are_made_at_once_with_their_progress(root, tmp_p
     spec = DatasetSpec(source=str(root))
     second = prepare_dataset(spec, tmp_path / "two", seed=0, inputs=[((9, 9), 1.0)], watch=lambda *count: counts.append(count))
     assert counts[-1] == (48, 48)
-    assert (second.path / "pixels-9x9").is_dir()
+    assert second.kept((9, 9)) == 0, "an earlier search had none of them"
+    assert not list(second.path.glob("pixels-*")), "what is sent to an object store with the set is the set alone"
     assert are_right(second, (9, 9))
 
 
