@@ -274,7 +274,7 @@ def kind_of(process: psutil.Process, driver: int) -> str | None:
     """The field that the peak of a search's process belongs to."""
     command = process.cmdline()
     # Ray names the process of a trial after its trainable.
-    if command[0].startswith("ray::ResourceTrainable"):
+    if command[0].startswith("ray::") and "Trainable" in command[0]:
         return "trial_mib"
     if "autoslim.data.decoder_process" in " ".join(command):
         return "children_mib"
