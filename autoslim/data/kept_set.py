@@ -68,8 +68,7 @@ class KeptSet:
         """Puts the set into the empty `folder`, with a limit of its own for decoded images; returns its report, or None where there is no
         whole one, and the folder is empty."""
         try:
-            files: dict[str, int] = json.loads((self.path / _FILES).read_text())
-            _link_or_copy(self.path, folder, files)
+            _link_or_copy(self.path, folder, self._files())
             report = DatasetReport.from_json((folder / MANIFEST).read_text()).replace(decoded_limit=decoded_limit)
             # Another file: that of the cache, which is linked, stays as it is.
             (folder / MANIFEST).unlink()
@@ -79,7 +78,7 @@ class KeptSet:
             return report
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except (OSError, ValueError, TypeError, AttributeError, AutoslimError) as error:
+        except (OSError, ValueError, AutoslimError) as error:
             _log.warning("the prepared images in %s cannot be taken (%s): they are prepared again", self.path, error)
         for entry in folder.iterdir():
             entry.unlink()
@@ -89,7 +88,7 @@ class KeptSet:
         """Keeps the set that was written to `folder`; returns what is said where it is not kept, or nothing."""
         try:
             if self.path.is_dir():
-                if (self.path / _FILES).is_file() and self._is_whole():
+                if self._is_whole():
                     return ""
                 _discard(self.path)
             make_prepared_folder()
@@ -131,11 +130,21 @@ class KeptSet:
                     beat.unlink(missing_ok=True)
                 lock.release()
 
-    def _is_whole(self) -> bool:
-        with contextlib.suppress(OSError, ValueError):
+    def _files(self) -> dict[str, int]:
+        """Raises OSError where the list is gone or damaged."""
+        try:
             files = json.loads((self.path / _FILES).read_text())
-            return all((self.path / name).stat().st_size == size for name, size in files.items())
-        return False
+            if isinstance(files, dict) and all(os.path.basename(name) == name and int(size) >= 0 for name, size in files.items()):
+                return files
+        except (ValueError, TypeError):
+            pass
+        raise OSError(errno.EIO, "it is no list of files and their bytes", str(self.path / _FILES))
+
+    def _is_whole(self) -> bool:
+        try:
+            return all((self.path / name).stat().st_size == size for name, size in self._files().items())
+        except OSError:
+            return False
 
 
 def make_room(needed: int) -> None:
@@ -187,8 +196,6 @@ def _link_or_copy(source: Path, destination: Path, files: dict[str, int]) -> Non
         OSError: for files that are gone, have another size, or are too large to copy.
     """
     for name, size in files.items():
-        if os.path.basename(name) != name:
-            raise OSError(errno.EINVAL, "no name of a file of a set", name)
         try:
             os.link(source / name, destination / name)
         except FileNotFoundError:
