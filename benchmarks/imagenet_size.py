@@ -5,14 +5,17 @@
 Sets are generated once, shard by shard: `shards` are 257 Parquet files and `folders` 1,000 class folders, both of --images tiny images,
 all different; `large` are 257 Parquet files of --gib GiB, in images of about 4 MiB. Each takes its size in the output folder twice, once
 prepared. Every step is a process of its own, whose peak of resident memory the kernel keeps; that of processes that decode is beside it.
-A trial's is compared with that of a trial on `small`, a thousandth of the images. Exits with 1 where a bound is passed. Data and results in
---output are reused; an interrupted run goes on where it was.
+A trial's is compared with that of a trial on `small`, a thousandth of the images. On `small` and `shards` `autoslim search` runs twice,
+with one trial of a tiny model: once with an empty cache, and in another output folder. Exits with 1 where a bound is passed. Data and
+results in --output are reused; an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import datetime
 import io
 import itertools
 import os
@@ -22,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +33,17 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from autoslim.core.job import DatasetSpec
-from autoslim.core.record import Record
-from autoslim.data import open_dataset, prepare_dataset
+from autoslim.core.record import OPTIONAL, Record
+from autoslim.core.run_folder import RunFolder
+from autoslim.core.urls import default_url
+from autoslim.core.user_cache import cache_folder
+from autoslim.data import PreparedDataset, open_dataset, prepare_dataset
 from autoslim.data.dataset import SPLITS
 from autoslim.data.parquet import IMAGE_TYPE, class_names_metadata
-from autoslim.data.prepare import make_splits
-from autoslim.data.sources import count_images, open_source
+from autoslim.store import Store
+
+if TYPE_CHECKING:
+    import psutil
 
 IMAGES, SHARDS, CLASSES = 1_281_167, 257, 1_000
 """Of ImageNet-1k: training images, shards on the Hugging Face hub, classes."""
@@ -49,6 +58,19 @@ _BATCH, _BATCHES = 64, 50
 _LARGE_BATCHES = 10
 """Of large images: what a trial holds does not grow with the batches that it has read."""
 
+_EPOCHS = "0.01"
+"""Of the trial, and of the dense model before it: its evaluation on a tenth of the images takes most of the time."""
+
+SEARCH = [
+    "--model", "deit_tiny_patch16_224", "--from-scratch", "--model-args", "patch_size=2,embed_dim=32,depth=4,num_heads=2",
+    "--image-size", str(SIDE), "--flops", "70%", "--trials", "1", "--space", "smoke", "--epochs", _EPOCHS, "--base-epochs", _EPOCHS,
+    "--batch-size", str(_BATCH), "--resources", "cpu=1", "--decoded-limit", "0", "--scheduler", "none", "--progress", "none",
+]  # fmt: skip
+"""Of a model whose steps take next to no time."""
+ENDS_WITH_TRIAL = ["--speed", "none", "--forms", "none"]
+
+_LOOK_SECONDS = 0.2
+
 DRIVER_MIB = 2_048
 SECOND_START_SECONDS = 10.0
 TRIAL_MIB = 64
@@ -57,7 +79,9 @@ TRIAL_MIB = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step(Record):
-    """One process: its peak of resident memory, and that of the largest process that it started."""
+    """One process: its peak of resident memory, and that of the largest process that decoded for it. Of a search `trial_mib` is the peak of
+    the process that ran the trial, and seconds from its start are those in which the images are ready, and in which the trial begins.
+    """
 
     layout: str
     step: str
@@ -65,6 +89,9 @@ class Step(Record):
     seconds: float
     mib: float
     children_mib: float
+    trial_mib: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    ready_seconds: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    trial_begins_seconds: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +108,15 @@ class Workplace:
     @property
     def prepared(self) -> Path:
         return self.output / self.layout / "prepared"
+
+    @property
+    def again(self) -> Path:
+        """The output of a second search."""
+        return self.output / self.layout / "again"
+
+    @property
+    def searches(self) -> Path:
+        return self.output / self.layout / "searches"
 
     def spec(self, *, once: bool) -> DatasetSpec:
         return DatasetSpec(source=str(self.source), decoded_limit=2**50 if once else 0)
@@ -137,31 +173,37 @@ def generate(place: Workplace, images: int) -> None:
         write_shards(place.source, SIDE, images)
 
 
+def opened(place: Workplace, folder: Path, *, once: bool) -> PreparedDataset:
+    return prepare_dataset(place.spec(once=once), folder, seed=0, inputs=[((SIDE, SIDE), CROP_PCT)])
+
+
 def prepare(place: Workplace, images: int) -> None:
     """As a first search does. Without the user's cache, and without what an interrupted run left."""
-    shutil.rmtree(place.prepared, ignore_errors=True)
-    prepared = prepare_dataset(place.spec(once=False), place.prepared, seed=0, inputs=[((SIDE, SIDE), CROP_PCT)])
+    for folder in (place.prepared, cache_folder()):
+        shutil.rmtree(folder, ignore_errors=True)
+    prepared = opened(place, place.prepared, once=False)
     found = sum(getattr(prepared.report, split).images for split in SPLITS)
     assert found == images, f"{found} of {images} images"
 
 
 def start_again(place: Workplace) -> None:
-    """As a second search finds the prepared set: by the source's names, sizes and times."""
-    prepared = prepare_dataset(place.spec(once=False), place.prepared, seed=0, inputs=[((SIDE, SIDE), CROP_PCT)])
+    """As a search with another output gets the images: from the user's cache, by the names, sizes and times of the source's files."""
+    shutil.rmtree(place.again, ignore_errors=True)
+    prepared = opened(place, place.again, once=False)
     prepared.lines([((SIDE, SIDE), CROP_PCT)])
     assert not prepared.splits((SIDE, SIDE), CROP_PCT).decoded
 
 
-def plan(place: Workplace, images: int) -> None:
-    """What is asked of the source before anything is prepared: how many images there are, the classes, and the splits."""
-    assert count_images(str(place.source), most=2 * images) >= images
-    parts = make_splits(place.spec(once=False), open_source(str(place.source), seed=0), 0)
-    assert sum(len(part.rows) for part in parts.values()) == images
+def plan(place: Workplace) -> dict[str, float]:
+    """The command, of which the images are a part; it has no output, and takes the set that is prepared."""
+    peaks = watched(["plan", *SEARCH, "--data", str(place.source)])
+    return {"mib": peaks["mib"], "children_mib": peaks["children_mib"]}
 
 
 def prepare_decoded(place: Workplace) -> None:
-    """With the pixels of all images in one file a split."""
-    prepared = prepare_dataset(place.spec(once=True), place.prepared, seed=0, inputs=[((SIDE, SIDE), CROP_PCT)])
+    """With the pixels of all images in one file a split, in one pass: without the user's cache."""
+    shutil.rmtree(cache_folder(), ignore_errors=True)
+    prepared = opened(place, place.prepared, once=True)
     assert prepared.splits((SIDE, SIDE), CROP_PCT).decoded
 
 
@@ -185,15 +227,73 @@ def trial(place: Workplace, *, once: bool) -> None:
             pass
 
 
-STEPS: dict[str, Callable[[Workplace, int], None]] = {
+def first_search(place: Workplace) -> dict[str, float]:
+    for folder in (place.searches, cache_folder()):
+        shutil.rmtree(folder, ignore_errors=True)
+    return searched(place, place.searches / "first")
+
+
+def second_search(place: Workplace) -> dict[str, float]:
+    shutil.rmtree(place.searches / "second", ignore_errors=True)
+    return searched(place, place.searches / "second")
+
+
+def searched(place: Workplace, output: Path) -> dict[str, float]:
+    """Returns the fields of its step."""
+    output.parent.mkdir(exist_ok=True)
+    began = time.time()
+    peaks = watched(["search", *SEARCH, *ENDS_WITH_TRIAL, "--data", str(place.source), "--output", str(output)])
+    folder = RunFolder(output)
+    with Store(default_url(str(output))) as store:
+        trials = store.stored_trials(folder.read_job().id)
+    # Beside the trial that is asked for there is one of a random recipe.
+    first = min(datetime.datetime.fromisoformat(trial.started_at).timestamp() for trial in trials)
+    # It is written when the images are prepared.
+    return {**peaks, "ready_seconds": folder.job.stat().st_mtime - began, "trial_begins_seconds": first - began}
+
+
+def watched(arguments: list[str]) -> dict[str, float]:
+    """Runs a command, and looks at its processes as long as it does; returns their peaks of memory by the fields of a step."""
+    import psutil
+
+    peaks = {"mib": 0.0, "trial_mib": 0.0, "children_mib": 0.0}
+    with subprocess.Popen([sys.executable, "-m", "autoslim.cli", *arguments]) as command:
+        own = psutil.Process(command.pid)
+        while command.poll() is None:
+            # Processes end while they are looked at.
+            with contextlib.suppress(psutil.Error):
+                for process in [own, *own.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error, OSError, IndexError, ValueError):
+                        if (kind := kind_of(process, command.pid)) is not None:
+                            peaks[kind] = max(peaks[kind], high_water(process.pid))
+            time.sleep(_LOOK_SECONDS)
+    assert command.returncode == 0, f"{arguments[0]} ended with {command.returncode}"
+    return peaks
+
+
+def kind_of(process: psutil.Process, driver: int) -> str | None:
+    """The field that the peak of a search's process belongs to."""
+    command = process.cmdline()
+    # Ray names the process of a trial after its trainable.
+    if command[0].startswith("ray::") and "Trainable" in command[0]:
+        return "trial_mib"
+    if "autoslim.data.decoder_process" in " ".join(command):
+        return "children_mib"
+    return "mib" if process.pid == driver else None
+
+
+STEPS: dict[str, Callable[[Workplace, int], dict[str, float] | None]] = {
     "generate": generate,
-    "plan": plan,
     "prepare": prepare,
     "start again": lambda place, _: start_again(place),
+    "plan": lambda place, _: plan(place),
     "trial, decoding": lambda place, _: trial(place, once=False),
     "prepare decoded": lambda place, _: prepare_decoded(place),
     "trial, decoded once": lambda place, _: trial(place, once=True),
+    "search": lambda place, _: first_search(place),
+    "second search": lambda place, _: second_search(place),
 }
+SEARCHES = ("search", "second search")
 DECODED = ("prepare decoded", "trial, decoded once")
 """Not of `folders`, whose prepared set has the form of that of `shards`, nor of `large`, whose few images say nothing new there."""
 
@@ -208,22 +308,17 @@ def measured(place: Workplace, step: str, images: int) -> Step:
     import psutil
 
     began = time.monotonic()
-    STEPS[step](place, images)
+    found = STEPS[step](place, images)
     seconds = time.monotonic() - began
-    children = [high_water(child.pid) for child in psutil.Process().children(recursive=True)]
-    return Step(
-        layout=place.layout,
-        step=step,
-        images=images,
-        seconds=seconds,
-        mib=high_water("self"),
-        children_mib=max(children, default=0.0),
-    )
+    if not found:
+        children = [high_water(child.pid) for child in psutil.Process().children(recursive=True)]
+        found = {"mib": high_water("self"), "children_mib": max(children, default=0.0)}
+    return Step(layout=place.layout, step=step, images=images, seconds=seconds, **found)
 
 
 def run_steps(output: Path, layout: str, images: int) -> Iterator[Step]:
     for step in STEPS:
-        if layout in ("folders", "large") and step in DECODED:
+        if layout in ("folders", "large") and step in (*DECODED, *SEARCHES):
             continue
         path = output / layout / f"{step.replace(', ', '-').replace(' ', '-')}.json"
         if not path.is_file():
@@ -239,6 +334,12 @@ def run_steps(output: Path, layout: str, images: int) -> Iterator[Step]:
 
 def bound_of(step: Step, small: dict[str, Step]) -> tuple[float, str] | None:
     """What the step is held to: the share of its bound that it takes, and the bound in words."""
+    if step.step in SEARCHES:
+        most = small[step.step].trial_mib + TRIAL_MIB
+        share, words = max(step.mib / DRIVER_MIB, step.trial_mib / most), f"{DRIVER_MIB} MiB; trial {most:.0f} MiB"
+        if step.step == "search":
+            return share, words
+        return max(share, step.ready_seconds / SECOND_START_SECONDS), f"{words}; ready in {SECOND_START_SECONDS:.0f} s"
     if step.step.startswith("trial"):
         most = small[step.step].mib + TRIAL_MIB
         return step.mib / most, f"{most:.0f} MiB: {TRIAL_MIB} above `small`"
@@ -248,20 +349,28 @@ def bound_of(step: Step, small: dict[str, Step]) -> tuple[float, str] | None:
     return None if step.step == "generate" else (step.mib / DRIVER_MIB, f"{DRIVER_MIB} MiB")
 
 
-def table(steps: list[Step]) -> tuple[str, bool]:
-    """The table, and whether every bound is kept."""
+def tables(steps: list[Step]) -> tuple[str, bool]:
+    """The tables of the steps and of the searches, and whether every bound is kept."""
     small = {step.step: step for step in steps if step.layout == "small"}
-    lines = ["| set | images | step | seconds | MiB | MiB of a decoder | bound | |", "|---" * 8 + "|"]
+    parts = ["| set | images | step | seconds | MiB | MiB of a decoder | bound | |", "|---" * 8 + "|"]
+    searches = [
+        "| set | images | step | images ready, s | trial begins, s | MiB of the driver | of the trial | bound | |",
+        "|---" * 9 + "|",
+    ]
     kept = True
     for step in steps:
         bound = None if step.layout == "small" else bound_of(step, small)
         held = bound is None or bound[0] <= 1
         kept = kept and held
-        verdict = "" if bound is None else "kept" if held else "**passed**"
-        decoder = f"{step.children_mib:.0f}" if step.children_mib else ""
-        row = (step.layout, f"{step.images:,}", step.step, f"{step.seconds:.1f}", f"{step.mib:.0f}", decoder)
-        lines.append(f"| {' | '.join(row)} | {bound[1] if bound else ''} | {verdict} |")
-    return "\n".join(lines), kept
+        end = f"{bound[1] if bound else ''} | {'' if bound is None else 'kept' if held else '**passed**'} |"
+        begin = f"| {step.layout} | {step.images:,} | {step.step} |"
+        if step.step in SEARCHES:
+            times = f"{step.ready_seconds:.1f} | {step.trial_begins_seconds:.1f}"
+            searches.append(f"{begin} {times} | {step.mib:.0f} | {step.trial_mib:.0f} | {end}")
+        else:
+            decoder = f"{step.children_mib:.0f}" if step.children_mib else ""
+            parts.append(f"{begin} {step.seconds:.1f} | {step.mib:.0f} | {decoder} | {end}")
+    return "\n".join([*parts, "", *searches]), kept
 
 
 def images_of(layout: str, images: int, gib: float) -> int:
@@ -295,7 +404,7 @@ def main() -> None:
     output = arguments.output / f"{arguments.images}-{arguments.gib:g}"
     counts = {layout: images_of(layout, arguments.images, arguments.gib) for layout in ("small", *layouts)}
     steps = [step for layout, images in counts.items() for step in run_steps(output, layout, images)]
-    text, kept = table(steps)
+    text, kept = tables(steps)
     print(text)
     sys.exit(0 if kept else 1)
 

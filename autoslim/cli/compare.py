@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from autoslim.cli.evaluate import check_split, tell
@@ -20,13 +19,14 @@ _SHOWN = 10
 
 def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str, seed: int, speed: bool, as_json: bool) -> None:
     from autoslim.data import prepare_dataset
+    from autoslim.data.scratch_folder import scratch_folder
     from autoslim.training.compared_speed import compare_speed
     from autoslim.training.comparison import compare_folders
     from autoslim.training.threads import idle_threads
 
     check_split(split)
-    with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
-        dataset = prepare_dataset(spec, Path(cache), seed=seed)
+    with scratch_folder() as cache:
+        dataset = prepare_dataset(spec, cache, seed=seed)
         with idle_threads(tell):
             found = compare_folders(first, second, dataset, split)
             if speed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ def show_accuracy(
 ) -> None:
     """`given` is a setting that only features have."""
     from autoslim.data import prepare_dataset
+    from autoslim.data.scratch_folder import scratch_folder
     from autoslim.export.artifact import load_config
     from autoslim.training.holdout import evaluate_folder
     from autoslim.training.threads import idle_threads
@@ -49,9 +49,9 @@ def show_accuracy(
         raise RequestError(
             f"{folder} holds a model of features, which has no classes; allowed: --objective features --dense MODEL"
         )
-    with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
+    with scratch_folder() as cache:
         inputs = [(config.shape.image_size, config.preprocessing.crop_pct)]
-        dataset = prepare_dataset(spec, Path(cache), seed=seed, inputs=inputs)
+        dataset = prepare_dataset(spec, cache, seed=seed, inputs=inputs)
         refuse_other_classes(spec, dataset, config)
         with idle_threads(tell):
             result = evaluate_folder(folder, dataset.path, split)
@@ -75,6 +75,7 @@ def show_features(
     as_json: bool,
 ) -> None:
     from autoslim.data import prepare_dataset
+    from autoslim.data.scratch_folder import scratch_folder
     from autoslim.training.feature_evaluation import evaluate_features
     from autoslim.training.knn import NEIGHBOURS, TEMPERATURE
     from autoslim.training.threads import idle_threads
@@ -82,9 +83,9 @@ def show_features(
     if dense is None:
         raise RequestError("--objective features needs --dense, the dense model that was slimmed: a timm name, or its folder")
     check_split(split)
-    with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
-        images = prepare_dataset(spec.replace(labelled=False), Path(cache), seed=seed)
-        labelled = None if probe is None else prepare_dataset(probe, Path(cache), seed=seed)
+    with scratch_folder() as cache:
+        images = prepare_dataset(spec.replace(labelled=False), cache, seed=seed)
+        labelled = None if probe is None else prepare_dataset(probe, cache, seed=seed)
         with idle_threads(tell):
             result = evaluate_features(folder, ModelSpec(name=dense, weights=weights), images, split, probe=labelled)
     if as_json:

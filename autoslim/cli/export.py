@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from autoslim.cli.evaluate import refuse_other_classes
@@ -20,13 +19,14 @@ from autoslim.report.export_forms import Exported, ExportRequest, export_forms
 def show_export(folder: Path, spec: DatasetSpec, *, formats: str, seed: int, max_drop: float, speed: bool, as_json: bool) -> None:
     """Raises ExportError where none of the forms could be made."""
     from autoslim.data import prepare_dataset
+    from autoslim.data.scratch_folder import scratch_folder
 
     names = tuple(dict.fromkeys(name.strip() for name in formats.split(",")))
     request = ExportRequest(names=names, max_drop=max_drop, seed=seed, speed=speed)
     config = load_config(folder)
-    with tempfile.TemporaryDirectory(prefix="autoslim-") as cache:
+    with scratch_folder() as cache:
         # Images of features have no classes.
-        dataset = prepare_dataset(spec.replace(labelled=bool(config.classes)), Path(cache), seed=seed)
+        dataset = prepare_dataset(spec.replace(labelled=bool(config.classes)), cache, seed=seed)
         refuse_other_classes(spec, dataset, config)
         found = export_forms(folder, dataset, request)
     sys.stdout.write((found.to_json(indent=1) if as_json else render(found)) + "\n")

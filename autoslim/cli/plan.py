@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from autoslim.core.run_folder import RunFolder
 from autoslim.core.score import DENSE_AGREEMENT
 from autoslim.cost import DENSE, LatencyTable, predict_params
 from autoslim.data.dataset import SPLITS
+from autoslim.data.scratch_folder import scratch_folder
 from autoslim.export.profiling import measure_table_in_subprocess
 from autoslim.models import DenseModel
 from autoslim.progress.display import Display
@@ -41,8 +41,8 @@ from workers.search.warm_start import WarmStart, find_warm_start
 
 def made_plan(job: SearchJob, display: Display, *, as_json: bool) -> str:
     """The plan as text or as JSON; `display` shows how far it is."""
-    with tempfile.TemporaryDirectory(prefix="autoslim-plan-") as cache:
-        prepared = prepare(job, Path(cache), tell=display.detail, watch=Preparing(display))
+    with scratch_folder() as cache:
+        prepared = prepare(job, cache, tell=display.detail, watch=Preparing(display))
         if job.limits.latency_ms is not None:
             display.show(working("measuring the latency"))
             prepared = with_latency_table(prepared, _measured_here(prepared))

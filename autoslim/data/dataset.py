@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoslim.core.user_cache import cache_folder
+from autoslim.core.user_cache import cache_folder, cache_limit
 from autoslim.data.cache import EncodedFile, publish_once
 from autoslim.data.copies import content_hash
 from autoslim.data.decode import decode_rgb, fit, storage_size
 from autoslim.data.decoders import decode_elsewhere
+from autoslim.data.map_ahead import map_ahead
 from autoslim.data.pixel_cache import PixelCache
-from autoslim.data.pixel_file import Keys, PixelFile, keys_of
+from autoslim.data.pixel_collector import PixelCollector
+from autoslim.data.pixel_file import Keys, PixelFile, bytes_in_file, keys_of
+from autoslim.data.progress import Progress
 from autoslim.data.reference import DatasetReference
 from autoslim.data.report import DatasetReport
 from autoslim.data.table import Indices, Labels
@@ -124,6 +128,42 @@ class PreparedDataset:
             return Splits(**{split: self._streamed(split, size) for split in SPLITS}, decoded=False)
         folder = self._decode(size)
         return Splits(**{split: self._of_pixels(split, size, folder) for split in SPLITS}, decoded=True)
+
+    def collected(self, sizes: Iterable[tuple[int, int]], progress: Progress) -> PreparedDataset:
+        """With the pixels at these storage sizes of images that were not decoded before, which the user's cache keeps for `splits`: decoded
+        in one pass, by all CPUs. Sizes of which it has all, or cannot keep all, are left to `splits`."""
+        with contextlib.ExitStack() as stack:
+            collectors = [
+                stack.enter_context(PixelCache.of_user(size).collecting()) for size in sizes if self._can_be_collected(size)
+            ]
+            for split in SPLITS if collectors else ():
+                for content, pixels in self._new_pixels(split, collectors):
+                    progress.advance()
+                    for collector, own in pixels:
+                        collector.add(content, *own)
+        return self.with_collected({collector.size: collector.count for collector in collectors})
+
+    def _can_be_collected(self, size: tuple[int, int]) -> bool:
+        if self._decoded(size).is_dir() or self.images * bytes_in_file(size) > cache_limit():
+            return False
+        cache = PixelCache.of_user(size)
+        return any(cache.count(keys) < len(keys) for keys in map(self._keys, SPLITS))
+
+    def _new_pixels(
+        self, split: str, collectors: Sequence[PixelCollector]
+    ) -> Iterator[tuple[bytes, list[tuple[PixelCollector, tuple[bytes, bytes]]]]]:
+        """Of each image its key, and its pixels with their check for whoever has none yet."""
+        file, keys = self._encoded(split), self._keys(split)
+
+        def pixels_of(index: int) -> tuple[bytes, list[tuple[PixelCollector, tuple[bytes, bytes]]]]:
+            content = keys[index].tobytes()
+            wanted = [collector for collector in collectors if collector.wants(content)]
+            if not wanted:
+                return content, []
+            image = decode_rgb(file.bytes_of(index))
+            return content, [(collector, collector.pixels_of(image, content)) for collector in wanted]
+
+        return map_ahead(pixels_of, range(len(file)))
 
     def kept(self, image_size: tuple[int, int], crop_pct: float = 1.0) -> int:
         """How many images an earlier search has decoded, which `splits` takes from the user's cache; 0 where it has been called before."""

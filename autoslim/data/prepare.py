@@ -1,12 +1,13 @@
-"""Prepares a data set once per job: divides it into splits, decodes every image once, and writes the readable ones to the cache."""
+"""Prepares a data set once: divides it into splits, decodes every image once, and writes the readable ones to the cache."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
-import itertools
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from autoslim.data.decode import storage_size
 from autoslim.data.decoded_limit import measured_limit
 from autoslim.data.examined import Examined
 from autoslim.data.hashes import Hashes
+from autoslim.data.kept_set import KeptSet, make_room
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import pixel_bytes
@@ -27,6 +29,7 @@ from autoslim.data.progress import Progress, Watch
 from autoslim.data.reference import DatasetReference
 from autoslim.data.remote import look_at, open_remote, prepared_folder
 from autoslim.data.report import DatasetReport
+from autoslim.data.set_keys import SetKeys, key_of
 from autoslim.data.sources import open_source
 from autoslim.data.split_writer import Part, SplitWriter
 from autoslim.data.splits import keep_count, split_off_share
@@ -38,11 +41,8 @@ from autoslim.errors import DatasetError
 from autoslim.storage import is_uri
 from autoslim.storage.mirror import Mirror
 
-_LAYOUT = 2
-"""Version of the cache, part of its key: one of another version is not read. 2: images are turned by their EXIF orientation."""
-
-_FILES_AT_ONCE = 1024
-"""Of the source, whose names, sizes and times are hashed: a folder has millions of images."""
+_TICK_NS = 20_000_000
+"""How far the times of files may be behind the clock."""
 
 _TOLD_BYTES = 2**30
 """Of decoded images, from which on a user is told how much space they take."""
@@ -59,8 +59,9 @@ def prepare_dataset(
 ) -> PreparedDataset:
     """Prepares the data set of `spec` in `cache_dir`, or opens it if it is there.
 
-    Many processes and nodes may call this at once. The cache is keyed by `spec`, `seed`, and the sizes and times of the source's files.
-    Where the source is a URI, each node fetches and prepares it once, in the user's cache instead of `cache_dir`.
+    Many processes and nodes may call this at once. The set is keyed by `spec`, `seed`, and the sizes and times of the source's files. One
+    that was prepared for another folder is taken from the user's cache, where each is kept for the next (`KeptSet`); only a built-in one
+    is not. Where the source is a URI, each node fetches and prepares it once, in the user's cache instead of `cache_dir`.
     Splits are made before unreadable images are dropped, so that `train_limit` counts the dropped ones, too. `inputs` are the image sizes
     and crops of the models that will read it, as in `PreparedDataset.splits`: images are brought to these sizes while they are examined,
     and are not decoded a second time. `tell` gets a line that says how much space they take, where that is much, and one now and then that
@@ -72,33 +73,107 @@ def prepare_dataset(
         StorageError, UnavailableError: for a URI that cannot be read.
     """
     check_allowed(spec)
-    path, open_it = _find(spec, cache_dir, seed, tell)
-    # By the name alone: the folder of the cache is this machine's.
-    reference = DatasetReference(path=path.name, spec=spec, seed=seed) if is_uri(spec.source) else None
-    with publish_once(path) as folder, contextlib.ExitStack() as stack:
+    found = _find(spec, cache_dir, seed, tell)
+    sizes = sorted({storage_size(*one) for one in inputs})
+    with publish_once(found.path) as folder:
         if folder is None:
-            return open_dataset(path, reference)
-        source = open_it()
-        parts = make_splits(spec, source, seed)
-        images = sum(len(part.rows) for part in parts.values())
-        sizes = sorted({storage_size(*one) for one in inputs})
+            return open_dataset(found.path, found.reference)
         limit = measured_limit(cache_dir) if spec.decoded_limit is None else spec.decoded_limit
-        if tell is not None:
-            for size in sizes:
-                _tell_size(tell, images, size, limit)
-        # Larger sets are decoded while they are read.
-        once = [size for size in sizes if images * pixel_bytes(size) <= limit]
-        collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in once]
-        _write(folder, spec, source, seed, limit, parts, collectors, Progress(images, tell, watch))
-    return open_dataset(path, reference).with_collected({collector.size: collector.count for collector in collectors})
+        new = _Preparation(spec=spec, seed=seed, sizes=sizes, limit=limit, tell=tell, watch=watch)
+        collected = _fill(folder, found, new)
+    dataset = open_dataset(found.path, found.reference)
+    if collected is not None:
+        return dataset.with_collected(collected)
+    # At sizes that were not wanted of the set before, as a first pass does.
+    return dataset.collected(new.once(dataset.images), Progress(dataset.images, tell, watch))
 
 
-def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], None] | None) -> tuple[Path, Callable[[], Source]]:
-    """The folder of the prepared data set, and what opens its source, which is not fetched before."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Where the prepared data set lies, or will, where it may be kept, and what opens its source, which is not fetched before; `bytes` are
+    those of its files."""
+
+    path: Path
+    open_source: Callable[[], Source]
+    reference: DatasetReference | None = None
+    kept: KeptSet | None = None
+    may_put: bool = False
+    bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Preparation:
+    """`sizes` are those at which images are stored, and `limit` bounds the bytes of decoded ones; the others as of `prepare_dataset`."""
+
+    spec: DatasetSpec
+    seed: int
+    sizes: list[tuple[int, int]]
+    limit: int
+    tell: Callable[[str], None] | None
+    watch: Watch | None
+
+    def once(self, images: int) -> list[tuple[int, int]]:
+        """The sizes at which so many images are decoded once. Larger sets are decoded while they are read."""
+        return [size for size in self.sizes if images * pixel_bytes(size) <= self.limit]
+
+    def tell_sizes(self, images: int) -> None:
+        if self.tell is not None:
+            for size in self.sizes:
+                _tell_size(self.tell, images, size, self.limit)
+
+
+def _fill(folder: Path, found: _Found, new: _Preparation) -> dict[tuple[int, int], int] | None:
+    """Writes the set; returns by the size how many images were decoded meanwhile, or None where it was taken from the user's cache."""
+    kept = found.kept
+    if kept is None:
+        return _write_new(folder, found, new, new.watch)
+    if _taken(kept, folder, new):
+        return None
+    with kept.turn(new.tell) as beat:
+        # Once more: another process may have kept it since.
+        if _taken(kept, folder, new):
+            return None
+        make_room(found.bytes)
+        collected = _write_new(folder, found, new, beat if new.watch is None else _both(new.watch, beat))
+        if found.may_put and (said := kept.put(folder)) and new.tell is not None:
+            new.tell(said)
+        return collected
+
+
+def _taken(kept: KeptSet, folder: Path, new: _Preparation) -> bool:
+    report = kept.take(folder, decoded_limit=new.limit)
+    if report is None:
+        return False
+    images = sum(getattr(report, split).images for split in SPLITS)
+    new.tell_sizes(images)
+    if new.tell is not None:
+        new.tell(f"{images:,} images are taken prepared from {kept.path.parent}")
+    return True
+
+
+def _both(first: Watch, second: Watch) -> Watch:
+    def watch(done: int, total: int) -> None:
+        first(done, total)
+        second(done, total)
+
+    return watch
+
+
+def _write_new(folder: Path, found: _Found, new: _Preparation, watch: Watch | None) -> dict[tuple[int, int], int]:
+    source = found.open_source()
+    parts = make_splits(new.spec, source, new.seed)
+    images = sum(len(part.rows) for part in parts.values())
+    new.tell_sizes(images)
+    with contextlib.ExitStack() as stack:
+        collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in new.once(images)]
+        _write(folder, new.spec, source, new.seed, new.limit, parts, collectors, Progress(images, new.tell, watch))
+    return {collector.size: collector.count for collector in collectors}
+
+
+def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], None] | None) -> _Found:
     read = functools.partial(open_source, seed=seed, wanted=Wanted.of(spec))
     if not is_uri(spec.source):
-        source = read(spec.source)
-        return cache_dir / _key(spec, source.fingerprint(), seed), lambda: source
+        return _find_local(spec, cache_dir, seed, lambda: read(spec.source))
     labels = Wanted.of(spec).token_label_folder
     if labels is not None and not is_uri(labels):
         raise DatasetError(
@@ -109,8 +184,25 @@ def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], N
     content = [(spec.source, listing.digest)]
     if labels is not None:
         content.append((labels, look_at(labels).digest))
-    path = prepared_folder() / _key(spec, content, seed)
-    return path, lambda: open_remote(spec.source, listing, read, tell=tell)
+    path = prepared_folder() / key_of(spec, content, seed)
+    # By the name alone: the folder of the cache is this machine's.
+    reference = DatasetReference(path=path.name, spec=spec, seed=seed)
+    return _Found(path=path, reference=reference, open_source=lambda: open_remote(spec.source, listing, read, tell=tell))
+
+
+def _find_local(spec: DatasetSpec, cache_dir: Path, seed: int, read: Callable[[], Source]) -> _Found:
+    for _ in range(2):
+        began = time.time_ns() - _TICK_NS
+        source = read()
+        keys = SetKeys.of(spec, source.fingerprint(), seed)
+        # Of a file that is changed just now nobody can say whether its labels were read before; in a moment its time says it.
+        is_settled = keys.newest < began
+        if is_settled:
+            break
+        time.sleep(_TICK_NS / 1e9)
+    kept = KeptSet.find(keys.shared) if keys.newest else None
+    own = cache_dir / keys.own
+    return _Found(path=own, open_source=lambda: source, kept=kept, may_put=is_settled, bytes=keys.size)
 
 
 def open_reference(text: str, *, tell: Callable[[str], None] | None = None) -> PreparedDataset:
@@ -160,17 +252,6 @@ def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, se
         decoded_limit=images.decoded_limit,
     )
     return prepare_dataset(spec, cache_dir, seed=seed)
-
-
-def _key(spec: DatasetSpec, fingerprint: Iterable[tuple[str | int, ...]], seed: int) -> str:
-    # The hash of one JSON list, [layout, spec, seed, files], of which the files are never in memory together.
-    digest = hashlib.sha256(json.dumps([_LAYOUT, spec.to_dict(), seed], sort_keys=True)[:-1].encode() + b", [")
-    files, comma = iter(fingerprint), ""
-    while some := list(itertools.islice(files, _FILES_AT_ONCE)):
-        digest.update((comma + json.dumps(some)[1:-1]).encode())
-        comma = ", "
-    digest.update(b"]]")
-    return digest.hexdigest()[:16]
 
 
 def _write(

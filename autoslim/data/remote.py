@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from autoslim.errors import DatasetError
 from autoslim.storage import FORMS, Listing, StorageUri, fetch, is_uri, look
 
 PREPARED = "prepared"
-"""In the user's cache: data sets of object stores as `prepare_dataset` writes them, which all searches of a node share."""
+"""In the user's cache: data sets as `prepare_dataset` writes them, which all searches of a node share: those of object stores, and those of
+this machine's files (`kept_set`)."""
 
 _PATTERN = re.compile(r"(.*/)?([^/]*\{[^/]*\}[^/]*)")
 """A folder, and names in it such as `train-{000000..000002}.tar`."""
@@ -23,6 +25,17 @@ _PATTERN = re.compile(r"(.*/)?([^/]*\{[^/]*\}[^/]*)")
 
 def prepared_folder() -> Path:
     return cache_folder() / PREPARED
+
+
+def make_prepared_folder() -> Path:
+    """For its owner alone, whoever may read the folders of outputs. Raises OSError where it cannot be made."""
+    folder = prepared_folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid == os.geteuid():
+        # An earlier version made it as umask said.
+        folder.chmod(0o700)
+    return folder
 
 
 def look_at(source: str) -> Listing:

@@ -28,6 +28,10 @@ Row = tuple[int, bytes, str]
 EncodedTokenLabels = tuple[bytes, str]
 """The labels of an image's patches as they are stored (`token_label_file`), b"" where there are none, and their name in reports."""
 
+FileStamp = tuple[str, int, int, int]
+"""Path of a file, its size (bytes), when it was written (ns), which who writes it may choose, and when it was changed (ns), which the
+system says; -1 for a missing one."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
@@ -62,8 +66,8 @@ class Source:
     def tables(self) -> tuple[Table, ...]:
         return tuple(table for table in (self.train, self.validation, self.test) if table is not None)
 
-    def fingerprint(self) -> Iterator[tuple[str, int, int]]:
-        """Path, size (bytes) and modification time (ns) of every file, or -1 for a missing one; empty for a built-in data set."""
+    def fingerprint(self) -> Iterator[FileStamp]:
+        """Of every file; empty for a built-in data set."""
         for one in self.files:
             paths: Iterable[str] = one if isinstance(one, PathList) else (str(one),)
             for path in paths:
@@ -71,9 +75,9 @@ class Source:
                     stat = os.stat(path)
                 except (OSError, ValueError):
                     # An image that a manifest names and that cannot be there is one of the unreadable ones.
-                    yield path, -1, -1
+                    yield path, -1, -1, -1
                 else:
-                    yield path, stat.st_size, stat.st_mtime_ns
+                    yield path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def check(self) -> Source:
         """Raises DatasetError unless labels, classes and splits agree; returns self."""

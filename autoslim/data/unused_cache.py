@@ -26,7 +26,8 @@ from autoslim.storage.mirror import RUNS
 
 _PARTS = {"pixels": "*/*", "examined": "*", FETCHED: "*", PREPARED: "*", RUNS: "*"}
 """Folders of the cache, and where their files lie: decoded images (`pixel_cache`), hashes of readable images (`examined`), and by folders
-what comes from object stores, as it is there (`remote`) and prepared, and what belongs to outputs there (`storage.mirror`)."""
+what comes from object stores, as it is there (`remote`), prepared sets (`remote`, `kept_set`), and what belongs to outputs in an object
+store (`storage.mirror`)."""
 
 _TREES = (FETCHED, PREPARED, RUNS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import imagenet_size
 import numpy as np
 import pytest
-from imagenet_size import Step, Workplace, generate, images_of, table
+from imagenet_size import Step, Workplace, generate, images_of, tables
 
 from autoslim.data.sources import open_source
 
@@ -16,7 +16,11 @@ def step(layout: str, name: str, *, mib: float, seconds: float = 1.0) -> Step:
     return Step(layout=layout, step=name, images=1_281_167, seconds=seconds, mib=mib, children_mib=0.0)
 
 
-SMALL = [step("small", "trial, decoding", mib=400.0)]
+def search(layout: str, name: str, *, mib: float = 900.0, trial: float = 700.0, ready: float = 9.0) -> Step:
+    return step(layout, name, mib=mib).replace(trial_mib=trial, ready_seconds=ready, trial_begins_seconds=60.0)
+
+
+SMALL = [step("small", "trial, decoding", mib=400.0), search("small", "search"), search("small", "second search")]
 
 
 @pytest.mark.parametrize(
@@ -29,10 +33,15 @@ SMALL = [step("small", "trial, decoding", mib=400.0)]
         (step("shards", "trial, decoding", mib=460.0), True),
         (step("shards", "trial, decoding", mib=470.0), False),
         (step("shards", "generate", mib=9_000.0), True),
+        (search("shards", "search", ready=600.0), True),
+        (search("shards", "search", mib=2_100.0), False),
+        (search("shards", "second search", trial=760.0), True),
+        (search("shards", "second search", trial=770.0), False),
+        (search("shards", "second search", ready=10.1), False),
     ],
 )
 def test_each_step_is_held_to_its_bound(found: Step, kept: bool) -> None:
-    text, every = table([*SMALL, found])
+    text, every = tables([*SMALL, found])
     assert every is kept
     assert ("**passed**" in text) is not kept
 

@@ -12,6 +12,7 @@ import pytest
 from helpers.tiny import CLASSES, config_of, make_dense, slim
 from PIL import Image
 
+from autoslim.data import prepare
 from autoslim.export.artifact import save
 from autoslim.models import write_folder
 
@@ -122,3 +123,26 @@ def test_a_folder_without_a_model_is_named(autoslim, folders):
     assert "photos has no config.json" in err
     code, _, err = autoslim("compare", "slimmed", "nowhere", "--data", "photos")
     assert (code, "nowhere does not exist" in err) == (2, True)
+
+
+def test_commands_on_the_same_images_prepare_them_once_and_leave_nothing_else(autoslim, folders, monkeypatch):
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(folders / "cache"))
+    prepared, real = [], prepare._write_new
+
+    def write_new(folder, *given):
+        prepared.append(folder)
+        return real(folder, *given)
+
+    monkeypatch.setattr(prepare, "_write_new", write_new)
+    for command in (
+        ["compare", "slimmed", "dense", "--no-speed"],
+        ["evaluate", "slimmed"],
+        ["export", "slimmed", "--format", "timm", "--no-speed"],
+    ):
+        code, _, err = autoslim(*command, "--data", "photos", "--json")
+        assert code == 0, err
+    assert len(prepared) == 1
+    assert len([path for path in (folders / "cache" / "prepared").iterdir() if path.is_dir()]) == 1
+    code, _, err = autoslim("evaluate", "slimmed", "--data", "photos", "--seed", "1")
+    assert code == 0, err
+    assert len(prepared) == 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 PLAN = [
     "plan", "--model", "deit_tiny_patch16_224", "--model-args", "patch_size=4,embed_dim=32,depth=4,num_heads=2", "--from-scratch",
@@ -144,3 +146,21 @@ def test_hours_and_money_hold_in_the_estimate_with_what_handing_over_takes(autos
     code, out, err = autoslim(*PLAN, "--max-hours", "0.001")
     assert code == 0, err
     assert "leaves nothing for a trial: give more" in out
+
+
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_second_plan_takes_the_images_that_the_first_has_prepared(autoslim, tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
+    for number in range(40):
+        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    taken = []
+    for seed in ("0", "0", "1"):
+        code, _, err = autoslim(*PLAN, "--data", "photos", "--seed", seed)
+        assert code == 0, err
+        taken.append("40 images are taken prepared from" in err)
+    assert taken == [False, True, False]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.kept_sets import forget_kept_sets
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import examined, prepare_dataset, split_writer
@@ -42,6 +43,7 @@ def _shards(write_parquet) -> Path:
 
 
 def _prepare(root: Path, cache: Path, **changes):
+    forget_kept_sets()
     return prepare_dataset(DatasetSpec(source=str(root), **changes), cache, seed=0)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.decoded_pixels import are_right
+from helpers.kept_sets import forget_kept_sets
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import PreparedDataset, dataset, pixel_collector, prepare_dataset, split_writer
@@ -41,6 +42,7 @@ def root(write_parquet) -> Path:
 
 
 def _prepare(root: Path, output: Path, *, inputs=INPUTS, **settings) -> PreparedDataset:
+    forget_kept_sets()
     return prepare_dataset(DatasetSpec(source=str(root), **settings), output, seed=0, inputs=inputs)
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.decoded_pixels import are_right
+from helpers.kept_sets import forget_kept_sets
 
 from autoslim.core import user_cache
 from autoslim.core.job import DatasetSpec
@@ -47,6 +48,7 @@ def root(write_parquet) -> Path:
 
 
 def _prepare(root: Path, output: Path, *, seed: int = 0) -> PreparedDataset:
+    forget_kept_sets()
     return prepare_dataset(DatasetSpec(source=str(root)), output, seed=seed)
 
 
