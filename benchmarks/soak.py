@@ -47,9 +47,8 @@ from faults.growth import NO_FAULT, PROCESSES, problems, table  # noqa: E402
 from faults.leftovers import claimed, prefix  # noqa: E402
 from faults.rows import keep_row, kept_rows  # noqa: E402
 from faults.service import Service, belongs, until  # noqa: E402
-from faults.user import SPEC, User  # noqa: E402
+from faults.user import SMALL, User  # noqa: E402
 
-_SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
 _FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
 _OF_A_JOB = [name for name in _FAULTS if name.startswith(("driver", "process of a trial"))]
 """Faults after which the API and the supervisor are the same processes."""
@@ -100,7 +99,7 @@ def play(service: Service, scratch: Path, faults: Mapping[int, str]) -> list[dic
         """The idempotency key is the number's, so that it is the same job after an interruption of this program."""
         name = f"soak-{number}"
         try:
-            with contextlib.closing(User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name)) as user:
+            with contextlib.closing(User(service.url, spec=SMALL | {"name": name}, idempotency_key=name)) as user:
                 user.submit()
                 user.until_trials(1)
                 with striking:
