@@ -106,7 +106,8 @@ def play(case: Case, shared: SharedService) -> dict[str, Any]:
 
 def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
     mine, theirs = (service.new_key("mine"), service.new_key("theirs")) if case.tenants else (None, None)
-    spec = JOBS[case.job] | case.spec | {"name": f"mine-{CASES.index(case)}"}
+    number = [each.name for each in CASES].index(case.name)
+    spec = JOBS[case.job] | case.spec | {"name": f"mine-{number}"}
     user = User(service.url, mine, spec=spec, patience=PATIENCE[case.job])
     with contextlib.closing(user):
         user.submit()

@@ -47,9 +47,8 @@ from faults.growth import NO_FAULT, PROCESSES, problems, table  # noqa: E402
 from faults.leftovers import claimed, prefix  # noqa: E402
 from faults.rows import keep_row, kept_rows  # noqa: E402
 from faults.service import Service, belongs, until  # noqa: E402
-from faults.user import SPEC, User  # noqa: E402
+from faults.user import SMALL, User  # noqa: E402
 
-_SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
 _PATIENCE = 3600.0
 """Seconds for a job: beside others, with the faults of all of them, and on a busy machine."""
 _FAULTS = {case.name: case for case in kills.CASES if not case.may_fail}
@@ -109,7 +108,7 @@ def play(service: Service, folder: Path, scratch: Path, faults: Mapping[int, str
         """The idempotency key is the number's, so that it is the same job after an interruption of this program."""
         name = f"soak-{number}"
         try:
-            user = User(service.url, spec=_SMALL | {"name": name}, idempotency_key=name, patience=_PATIENCE)
+            user = User(service.url, spec=SMALL | {"name": name}, idempotency_key=name, patience=_PATIENCE)
             with contextlib.closing(user):
                 user.submit()
                 user.until_trials(1)

@@ -38,6 +38,9 @@ SPEC: dict[str, Any] = {
 }
 """A real search of about a minute, most of which is the start of its processes: nothing in it only takes time afterwards."""
 
+SMALL = SPEC | {"trials": 2, "epochs": 1.0, "base_epochs": 1.0}
+"""As small as a search can be: almost all of its time is the start of its processes."""
+
 LASTING = SPEC | {"epochs": 30.0}
 """The same with some training, as jobs have: how much longer it takes with a fault does not only say how long processes take to start."""
 

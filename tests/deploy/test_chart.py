@@ -18,8 +18,10 @@ import yaml
 from helpers.command_line import parse
 from helpers.helm_wheel import skip_without_wheel
 from helpers.manifests import DEPLOY, assert_limited_and_unprivileged
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 
 from workers.service.executor import RESOURCE
+from workers.service.lease_keeper import CANCEL_GRACE
 
 skip_without_wheel()
 
@@ -123,6 +125,13 @@ def test_every_pod_is_limited_and_unprivileged(objects: Objects):
     if autoscaler is not None:
         assert autoscaler["resources"]["limits"].keys() == {"cpu", "memory"}
         assert autoscaler["securityContext"] == container_of(pods_of(objects)["head"])["securityContext"]
+
+
+def test_rays_pods_have_time_to_write_checkpoints_and_then_to_end(objects: Objects, compose: dict[str, Any]):
+    nodes = {"head", *(group["groupName"] for group in cluster_of(objects)["workerGroupSpecs"])}
+    found = {pods_of(objects)[name].get("terminationGracePeriodSeconds") for name in nodes}
+    assert found == {int(compose["services"]["ray-worker"]["stop_grace_period"].removesuffix("s"))}
+    assert found.pop() > max(CANCEL_GRACE, RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S)
 
 
 def test_the_tag_of_the_image_is_the_version_of_ray_that_is_pinned(objects: Objects):

@@ -65,6 +65,27 @@ def test_slurm_starts_ray_on_every_node_and_the_search_on_the_first(submit, tmp_
     assert search["resume"] is False
 
 
+def test_ray_takes_the_options_that_slurm_gives_it_on_the_first_node_and_on_the_others(submit):
+    """`ray symmetric-run` passes on to `ray start` what is not its own. It is not run: at its end it stops every Ray of the machine."""
+    import click
+    from ray.scripts.scripts import cli, start
+    from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
+
+    command, *words = submit("run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%")["arguments"]
+    own = words[: words.index("--")]
+    symmetric_run = cli.get_command(click.Context(cli), command)
+    assert symmetric_run is not None
+    given = symmetric_run.make_context(command, list(words)).params
+    assert (given["address"], given["min_nodes"]) == ("node1:24711", 2)
+
+    passed_on = curate_and_validate_ray_start_args(own)
+    for first_words in (["--head", "--node-ip-address=10.0.0.1", "--port=24711"], ["--address", "node1:24711", "--block"]):
+        params = start.make_context("start", [*first_words, *passed_on]).params
+        assert (params["num_cpus"], params["num_gpus"], params["object_store_memory"]) == (32, 4, 200_000_000)
+    with pytest.raises(click.UsageError, match="--num-cores"):
+        start.make_context("start", ["--head", *passed_on, "--num-cores", "32"])
+
+
 def test_slurm_asks_for_a_token_of_the_jobs_own_and_removes_it(submit, tmp_path: Path):
     found = submit("run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%", gpus=0)
     assert (found["mode"], found["length"], found["permissions"]) == ("token", 64, 0o600)

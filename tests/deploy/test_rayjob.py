@@ -67,6 +67,14 @@ def test_every_pod_is_limited_and_unprivileged(pods: dict[str, dict[str, Any]]):
         assert_limited_and_unprivileged(name, pod)
 
 
+def test_the_nodes_have_as_long_to_end_as_the_services(pods: dict[str, dict[str, Any]]):
+    (cluster,) = (
+        item for item in yaml.safe_load_all((DEPLOY / "kuberay" / "service.yaml").read_text()) if item["kind"] == "RayCluster"
+    )
+    expected = cluster["spec"]["headGroupSpec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert {pods[name].get("terminationGracePeriodSeconds") for name in ("head", "gpu")} == {expected}
+
+
 def test_ray_asks_for_a_token(rayjob: dict[str, Any]):
     assert rayjob["spec"]["rayClusterSpec"]["authOptions"]["mode"] == "token"
 

@@ -6,6 +6,8 @@ database and reads data, `volumes` whether it has any, `token` whether it talks 
 spec:
   automountServiceAccountToken: {{ .token }}
   {{- include "autoslim.podSecurity" (dict "root" .root "user" 10001) | nindent 2 }}
+  # Trials have 30 s for their checkpoints, and a driver gives its search 30 s; Ray ends what it has started after that.
+  terminationGracePeriodSeconds: 90
   {{- with .node.nodeSelector }}
   nodeSelector:
     {{- toYaml . | nindent 4 }}
