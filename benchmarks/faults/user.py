@@ -133,7 +133,7 @@ class User:
                 raise TimeoutError(f"the job has ended without {what}")
             return answer
 
-        return until(now, what, seconds=LONGEST_JOB)
+        return until(now, what, seconds=self._left())
 
     def until_heard(self, text: Callable[[dict[str, Any]], str | None], what: str) -> str:
         """The first text that `text` makes of one of the job's events, which `told` has then, too. Raises TimeoutError where the job ends
