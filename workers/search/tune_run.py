@@ -15,6 +15,7 @@ from autoslim.core.job import Resources
 from workers.search.demand import Demand
 from workers.search.elastic import FollowClusterCallback
 from workers.search.lost_actors import lost_actors_are_failures
+from workers.search.own_credentials import own_credentials
 from workers.search.slots import Slots
 from workers.search.spending_guard import STOP_SECONDS
 from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearcher, LostWorkerCallback, StandstillCallback
@@ -82,5 +83,5 @@ def run_trials(
                 callbacks=callbacks,
             ),
         )
-        with shutdown, lost_actors_are_failures():
+        with shutdown, lost_actors_are_failures(), own_credentials():
             tuner.fit()

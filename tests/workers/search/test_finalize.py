@@ -29,7 +29,7 @@ def finalize_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder.mkdir(parents=True)
         (folder / "weights").write_text(f"of trial {result.number}")
     verdict = HoldoutResult(accuracy=0.9, images=10, search_packages=())
-    monkeypatch.setattr(finalize, "evaluate_folders", lambda folders, *_, **__: [verdict] * len(folders))
+    monkeypatch.setattr(finalize, "evaluate_folders", lambda job, output, folders, *_, **__: [verdict] * len(folders))
 
     def run(complete: Any, **more: str) -> tuple[list[finalize.SelectedModel], list[str]]:
         """`more` are further labels, each with that of the model that they choose, too."""
