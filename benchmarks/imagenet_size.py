@@ -249,7 +249,7 @@ def searched(place: Workplace, output: Path) -> dict[str, float]:
     # Beside the trial that is asked for there is one of a random recipe.
     first = min(datetime.datetime.fromisoformat(trial.started_at).timestamp() for trial in trials)
     # It is written when the images are prepared.
-    return {**peaks, "ready_seconds": folder.job.stat().st_mtime - began, "trial_begins_seconds": first - began}
+    return {**peaks, "ready_seconds": folder.job_file.stat().st_mtime - began, "trial_begins_seconds": first - began}
 
 
 def watched(arguments: list[str]) -> dict[str, float]:

@@ -119,7 +119,7 @@ class KeptSet:
         except (OSError, NotImplementedError) as error:
             # The search needs no cache. What is lost is said where the set is kept.
             _log.debug("no turn in %s: %s", self.path.parent, error)
-        watch = _Beat(beat) if lock.is_locked else _no_beat
+        watch: Watch = _Beat(beat) if lock.is_locked else _no_beat
         # The source may take long before its first image.
         watch(0, 0)
         try:

@@ -137,7 +137,7 @@ def test_commands_on_the_same_images_prepare_them_once_and_leave_nothing_else(au
     for command in (
         ["compare", "slimmed", "dense", "--no-speed"],
         ["evaluate", "slimmed"],
-        ["export", "slimmed", "--format", "timm", "--no-speed"],
+        ["export", "slimmed", "--format", "onnx", "--no-speed"],
     ):
         code, _, err = autoslim(*command, "--data", "photos", "--json")
         assert code == 0, err

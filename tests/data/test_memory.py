@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import path_list, prepare
+from autoslim.data import path_list, set_keys
 from autoslim.data.cache import EncodedFile, write_encoded
 from autoslim.data.copies import content_hash
 from autoslim.data.image_listing import list_images
 from autoslim.data.path_list import PathList, path_array
 from autoslim.data.pixel_file import PixelFile, check_of, keys_of, write_pixels
+from autoslim.data.set_keys import SetKeys
 from autoslim.data.sources import open_source
 from autoslim.data.splits import _draw
 from autoslim.data.table import Source, Table, joined
@@ -168,15 +169,16 @@ def test_paths_are_those_that_were_given_whatever_their_bytes(tmp_path: Path):
 
 
 def test_the_key_of_a_prepared_set_is_the_hash_of_one_json_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prepare, "_FILES_AT_ONCE", 2)
+    monkeypatch.setattr(set_keys, "_FILES_AT_ONCE", 2)
     table = Table(name="train", labels=np.zeros(1, np.int64), rows=lambda wanted: iter(()))
     (tmp_path / "there").write_bytes(b"12345")
     files = (tmp_path / "there", PathList(tmp_path, [path_array(["gone", "there", "gone too"])]), tmp_path / "there")
     for some in (files, files[:1], ()):
         source, spec = Source(name="x", classes=(), train=table, files=some), DatasetSpec(source="x")
-        whole = json.dumps([prepare._LAYOUT, spec.to_dict(), 3, list(source.fingerprint())], sort_keys=True)
-        assert prepare._key(spec, source.fingerprint(), 3) == hashlib.sha256(whole.encode()).hexdigest()[:16]
-    assert [size for _, size, _ in Source(name="x", classes=(), train=table, files=files).fingerprint()] == [5, -1, 5, -1, 5]
+        stamps = [(path, size, written) for path, size, written, _ in source.fingerprint()]
+        whole = json.dumps([set_keys.LAYOUT, spec.to_dict(), 3, stamps], sort_keys=True)
+        assert SetKeys.of(spec, source.fingerprint(), 3).own == hashlib.sha256(whole.encode()).hexdigest()[:16]
+    assert [size for _, size, *_ in Source(name="x", classes=(), train=table, files=files).fingerprint()] == [5, -1, 5, -1, 5]
 
 
 def test_classes_are_drawn_from_as_if_each_were_looked_for():

@@ -7,6 +7,7 @@ import contextlib
 from autoslim.core.job import DatasetSpec
 from autoslim.data import prepare, prepare_dataset
 from autoslim.data.progress import Progress
+from autoslim.data.remote import prepared_folder
 
 
 def test_lines_come_now_and_then_with_the_time_that_is_left():
@@ -36,7 +37,7 @@ def test_what_was_prepared_before_does_not_make_the_rest_look_quick():
     assert said[-1] == "preparing images: 5,680 of 10,240, about 9m30s left"
 
 
-def test_the_space_that_decoded_images_take_is_told_beforehand(write_images, tmp_path, monkeypatch):
+def test_the_space_that_decoded_images_take_is_told_beforehand_also_of_a_set_that_is_taken(write_images, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "_TOLD_BYTES", 2**20)
     root, said = str(write_images({"ant": 10, "bee": 10})), []
     for limit in (2**30, 2**29):
@@ -49,6 +50,7 @@ def test_the_space_that_decoded_images_take_is_told_beforehand(write_images, tmp
     assert said == [
         f"{line}, of the 1.0 GiB that there is room for (--decoded-limit): they are decoded once",
         f"{line}, more than the 0.5 GiB that there is room for (--decoded-limit): they are decoded while they are read",
+        f"20 images are taken prepared from {prepared_folder()}",
     ]
 
 
