@@ -45,7 +45,7 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
 @pytest.fixture
 def user(service: RunningService) -> Iterator[User]:
     """Of a job that a driver has begun with, and that is looked at by nobody."""
-    user = User(service.url, service.key(tenant="mine"))
+    user = User(service.url, service.key(tenant="mine"), patience=60.0)
     user.job = user.http.get(f"/v1/jobs/{service.put('mine').id}").json()
     yield user
     user.close()

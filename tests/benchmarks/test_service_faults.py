@@ -104,7 +104,7 @@ def test_a_case_that_is_not_of_the_last_cases_commit_is_told(
     tmp_path: Path, commit: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def play(case: Case, shared: SharedService) -> dict[str, object]:
-        found = row(case.name, 40.0, commit=commit[-1])
+        found = row(case.name, 40.0, job=case.job, commit=commit[-1])
         if case.name == "none, once more":
             commit.append("ebfb238")
         return found
