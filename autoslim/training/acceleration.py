@@ -15,7 +15,7 @@ from torch import nn
 
 from autoslim.core.recipe import TrainingSettings
 from autoslim.errors import RequestError
-from autoslim.training.device import Precision, fast_products
+from autoslim.training.device import Precision, fast_products, plain_attention
 
 _GRAPHS = 1024
 """Graphs that torch.compile may make of one class of blocks. Each of a slimmed model may have other widths and tokens; dynamo's own limit
@@ -47,10 +47,13 @@ class Acceleration:
     @contextlib.contextmanager
     def segment(self) -> Iterator[None]:
         """The context of the training, which may be entered again."""
-        saving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self._saving:
-            saving = grad_checkpointing(self._student)
-        with fast_products(self._device, self._precision), self._compiled, saving:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fast_products(self._device, self._precision))
+            stack.enter_context(self._compiled)
+            if self._saving:
+                # The backward pass is outside of `autocast`, and has to compute the blocks again with the kernels of the forward pass.
+                stack.enter_context(plain_attention(self._student, device=self._device, precision=self._precision))
+                stack.enter_context(grad_checkpointing(self._student))
             yield
 
 

@@ -159,6 +159,14 @@ def test_activations_that_are_computed_again_are_the_same(context: TrialContext)
     assert not trainer.student.grad_checkpointing
 
 
+def test_activations_are_computed_again_by_the_kernels_that_a_cpu_has_in_half_precision(context: TrialContext):
+    trainer = trainer_of(context, grad_checkpointing=True, precision="bfloat16")
+    fused = [block.attn.fused_attn for block in trainer.student.blocks]
+    assert any(fused)
+    assert_same(result(trainer), result(trainer_of(context, precision="bfloat16")))
+    assert [block.attn.fused_attn for block in trainer.student.blocks] == fused
+
+
 @pytest.mark.parametrize("backend", [pytest.param("eager", marks=CI_ONLY), pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_blocks_train_as_they_are(context: TrialContext, backend: str, monkeypatch: pytest.MonkeyPatch):
