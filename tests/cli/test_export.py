@@ -81,7 +81,9 @@ def test_other_test_images_than_the_cards_are_refused(autoslim, folder):
     (folder / "config.json").write_text(save_config.to_json())
     code, _, err = autoslim("export", "slimmed", "--format", "onnx", "--data", "photos")
     assert code == 2
-    assert "the card says 99.00% of 5,000. Give the data set that the model was made with, and its --seed" in " ".join(err.split())
+    assert "the card says 99.00% of 5,000. Give the data set that the model was made with, and its --seed" in " ".join(
+        err.split()
+    )
     assert not (folder / "model.onnx").exists()
 
 
