@@ -51,7 +51,8 @@ class Site:
         """No driver outlives its test."""
         for path in (self.settings.root / "drivers").glob("*.json"):
             process = ProcessIdentity.from_json(path.read_text())
-            if not process.is_dead():
+            # The number of one of another machine is somebody else's here.
+            if process.is_here() and not process.is_dead():
                 os.kill(process.pid, signal.SIGKILL)
         for executor in self._executors:
             for child in executor._children.values():
