@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from faults.case import MissingError
 from faults.network import Link, namespace
+from faults.service import until
 
 _SERVER = """
 import socket, sys
@@ -41,6 +42,12 @@ def reached(address: str) -> bool:
     return False
 
 
+def back(address: str) -> bool | None:
+    with contextlib.suppress(OSError):
+        return reached(address) or None
+    return None
+
+
 def inside(link: Link, code: str, *words: str) -> list[str]:
     return ["ip", "netns", "exec", link.name, sys.executable, "-c", code, *words]
 
@@ -62,6 +69,7 @@ def test_packets_are_lost_both_ways_while_it_is_cut_and_nothing_is_refused(link:
             assert not reached(link.there)
             assert answers().stderr.strip().endswith(("timed out", "No route to host"))
             link.mend()
-            assert reached(link.there) and answers().returncode == 0
+            # The kernel may keep for a moment that the neighbour has not answered.
+            assert until(lambda: back(link.there), "an answer after the cut", seconds=30.0) and answers().returncode == 0
         finally:
             there.kill()
