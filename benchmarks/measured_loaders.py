@@ -35,7 +35,8 @@ TIMM_AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "strong": {
         "scale": (0.35, 1.0),
         "interpolation": "bicubic",
-        "auto_augment": "rand-m9-mstd0.5-inc1",
+        # Without `mmax9` a magnitude of 10 asks Pillow's posterize for 0 bits, which is an error.
+        "auto_augment": "rand-m9-mstd0.5-mmax9-inc1",
         "color_jitter": 0.4,
         "force_color_jitter": True,
     },
