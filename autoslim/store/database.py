@@ -31,6 +31,10 @@ _RETRY_SECONDS = 0.5
 _PROBE_BYTES = 2**20
 # Seconds that SQLite waits for another writer.
 _BUSY_SECONDS = 30
+# Seconds after which PostgreSQL ends a transaction whose process does nothing in it: one that was stopped, or cut off. It would keep its
+# locks, and the job would never get another driver. Shorter than a lease (60 s by default), and far longer than any pause between two
+# statements.
+_IDLE_SECONDS = 30
 
 
 class Database:
@@ -129,6 +133,8 @@ def _open_engine(url: str) -> sa.Engine:
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    elif engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _prepare_postgres)
     return engine
 
 
@@ -139,6 +145,12 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     for pragma in (f"busy_timeout = {_BUSY_SECONDS * 1000}", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
     _use_wal(connection)
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+    connection.commit()
 
 
 def _use_wal(connection: Any) -> None:
