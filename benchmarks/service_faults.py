@@ -114,7 +114,11 @@ def _played(case: Case, folder: Path, service: Service) -> dict[str, Any]:
         if not case.early:
             user.until_trials(1)
         began = time.monotonic()
-        others = case.strike(Stage(folder, service, user, theirs))
+        try:
+            others = case.strike(Stage(folder, service, user, theirs))
+        except MissingError as error:
+            # What the machine does not have shows at the host already: a case that has begun is not skipped.
+            raise RuntimeError(f"the fault failed: {error}") from error
         lasted = time.monotonic() - began
         user.cancel_later()
         verdict = user.verdict()
@@ -152,6 +156,7 @@ def broken_rules(row: dict[str, Any], case: Case, alone: float | None) -> list[s
         f"lost: {lost}": lost == 0,
         f"doubled: {row['doubled']}": row["doubled"] == 0,
         f"processes left: {row['left']}": row["left"] == 0,
+        f"attempts: {row['attempts']}, expected: {case.attempts}": case.attempts in (None, row["attempts"]),
         f"{times:.2f} times as long as undisturbed, allowed: {LONGEST}": times <= LONGEST,
     }
     return [problem for problem, kept in rules.items() if not kept]

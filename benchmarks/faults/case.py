@@ -52,7 +52,8 @@ class Case:
     """`strike` returns when the fault is over and has shown, with what others than the user were told. It begins when the job's first trial
     has ended, or with `early` as soon as the job is submitted. `tenants` says that the service has keys, `may_fail` that the job may end
     without a model as long as it says why, `shares` that the case leaves a `plain` service as it was, so that the next one plays on it.
-    `job` is one of JOBS, by what the fault costs. `spec` is what the job has beside the settings of JOBS.
+    `attempts` are those that the job takes, where that is certain. `job` is one of JOBS, by what the fault costs. `spec` is what the job
+    has beside the settings of JOBS.
 
     `host` raises MissingError where the case cannot be played.
     """
@@ -63,6 +64,7 @@ class Case:
     early: bool = False
     tenants: bool = False
     may_fail: bool = False
+    attempts: int | None = None
     shares: bool = True
     job: str = "lasting"
     spec: dict[str, Any] = dataclasses.field(default_factory=dict)

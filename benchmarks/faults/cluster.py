@@ -81,7 +81,11 @@ def _on_cluster(
     service = _OnCluster(folder, options=("--no-supervisor",), environment={**nodes.environment, **placed}, more=(supervise,))
     service.nodes, service.driver_environment, service.apart, service.link = nodes, placed, apart, link
     service.head_environment = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")} if lasting else {}
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(nodes.stop)
+        if link is not None:
+            # SIGTERM does not reach it through `unshare`.
+            stack.callback(lambda: _kill(nodes.worker) if nodes.worker.is_alive() else None)
         service.start_head()
         if node:
             service.start_node()
@@ -89,11 +93,6 @@ def _on_cluster(
             service.start_trial_node()
         with service.running():
             yield service
-    finally:
-        if link is not None and nodes.worker.is_alive():
-            # SIGTERM does not reach it through `unshare`.
-            _kill(nodes.worker)
-        nodes.stop()
 
 
 @contextlib.contextmanager
@@ -240,13 +239,15 @@ CASES = [
         host=partial(_on_cluster, node=True, apart=True),
         # The same driver goes on, with trials that lose less than an epoch.
         job="longer",
+        attempts=1,
     ),
     Case(
         f"node of the driver and the trials cut off from Ray's head for {_CUT:.0f} s",
         _node_cut,
         host=_on_cluster_over_link,
-        # The same node goes on.
+        # The same node goes on, and its driver.
         job="longer",
+        attempts=1,
     ),
     Case(
         f"Ray's head killed, back after {_AWAY:.0f} s with its state",

@@ -30,6 +30,9 @@ system counts for a process (RSS), which varies by what its allocator keeps."""
 KEPT = ("mlflow_bytes",)
 """Measured, too, and allowed to grow: MLflow keeps the runs of deleted jobs until it is told to delete them."""
 
+_DRAWN = 3
+"""Times. A fault that was drawn as often, and has mostly come after its job's end, was not played; of fewer that may be chance."""
+
 
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Of each size the medians of the second and of the last fifth of its jobs; nothing of fewer than ten jobs."""
@@ -63,6 +66,13 @@ def problems(rows: Sequence[dict[str, Any]], jobs: int) -> list[str]:
     ids = {row["id"] for row in rows}
     if [row["number"] for row in rows] != list(range(jobs)) or len(ids) < jobs:
         found.append(f"{jobs} jobs were submitted and {len(ids)} are accounted for")
+    drawn = Counter(row["fault"] for row in rows if row["fault"] != NO_FAULT)
+    missed = Counter(row["fault"] for row in rows if row["missed"])
+    found += [
+        f"{name} was drawn {count} times and missed {missed[name]} times"
+        for name, count in drawn.items()
+        if count >= _DRAWN and 2 * missed[name] > count
+    ]
     found += [
         f"{name} has grown from {early:.0f} to {late:.0f}; allowed: {MARGINS[name]} more"
         for name, (early, late) in growth(rows).items()

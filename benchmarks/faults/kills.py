@@ -26,6 +26,7 @@ _STALL_MINUTES = 1.0
 
 _FOR_MEMORY = re.compile(
     r"its worker was lost$|its node had too little memory left$|its process did nothing any more$|(?i:memory)|can't start new thread"
+    r"|bad_alloc|Resource temporarily unavailable"
 )
 """How a trial ends whose process gets no more memory: the process is lost, hangs and is ended, or lives and the trial fails."""
 
@@ -51,8 +52,9 @@ def _driver(stage: Stage, *, number: signal.Signals) -> str:
 
 
 def _trial(stage: Stage, *, number: signal.Signals) -> str:
-    stage.trial().send_signal(number)
-    stage.user.until_heard(lost_trial, "a trial that has lost its process")
+    trial, heard = stage.trial(), stage.user.heard()
+    trial.send_signal(number)
+    stage.user.until_heard(lost_trial, "a trial that has lost its process", after=heard)
     return ""
 
 
@@ -64,9 +66,9 @@ def lost_trial(event: dict[str, Any]) -> str | None:
 
 def _memory(stage: Stage) -> str:
     """What the process asks for from now on fails, as on a machine that overcommits nothing."""
-    trial = stage.trial()
+    trial, heard = stage.trial(), stage.user.heard()
     trial.rlimit(psutil.RLIMIT_AS, (trial.memory_info().vms,) * 2)
-    stage.user.until_heard(ended_for_memory, "a trial that has asked for memory")
+    stage.user.until_heard(ended_for_memory, "a trial that has asked for memory", after=heard)
     return ""
 
 
@@ -94,16 +96,22 @@ def _everything(stage: Stage) -> str:
     return ""
 
 
-def _both(name: str, strike: Callable[..., str]) -> list[Case]:
-    return [Case(f"{name}: {number.name}", partial(strike, number=number), job="longer") for number in _NUMBERS]
+def _both(name: str, strike: Callable[..., str], *, killed: int | None = None) -> list[Case]:
+    """`killed` are the attempts of a job after SIGKILL."""
+    attempts = {signal.SIGKILL: killed}
+    return [
+        Case(f"{name}: {number.name}", partial(strike, number=number), job="longer", attempts=attempts.get(number))
+        for number in _NUMBERS
+    ]
 
 
 # A new driver, with a Ray of its own, takes half a minute until it trains.
 CASES = [
     *_both("API, then started again", _api),
-    *_both("supervisor", _supervisor),
-    *_both("driver", _driver),
-    Case("process of a trial: SIGKILL", partial(_trial, number=signal.SIGKILL)),
+    # The next supervisor adopts the driver.
+    *_both("supervisor", _supervisor, killed=1),
+    *_both("driver", _driver, killed=2),
+    Case("process of a trial: SIGKILL", partial(_trial, number=signal.SIGKILL), attempts=1),
     Case(
         "process of a trial: no more memory",
         _memory,

@@ -37,8 +37,8 @@ def _two_at_once(folder: Path) -> Iterator[Service]:
 
 
 def _frozen(stage: Stage) -> str:
-    """The driver is stopped past its lease, and woken when the supervisor has the job for the next attempt: it notices by itself, writes
-    nothing, and ends long before it would be killed."""
+    """The driver is stopped past its lease, and woken when the supervisor has the job for the next attempt and has asked it to end: it
+    notices that another has the job, writes nothing, and ends long before it would be killed."""
     attempt, driver = stage.user.job["attempt"], stage.driver()
     _freeze(stage, driver)
     # What the next attempt waits for; so nothing but the woken driver can write of the search meanwhile.
@@ -163,6 +163,7 @@ CASES = [
         "driver stopped (SIGSTOP) past its lease, woken when another has the job",
         _frozen,
         host=_two_at_once,
+        attempts=2,
         # Nobody may take it before the lease has run out: 60 s.
         job="longest",
     ),

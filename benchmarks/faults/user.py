@@ -135,10 +135,14 @@ class User:
 
         return until(now, what, seconds=self._left())
 
-    def until_heard(self, text: Callable[[dict[str, Any]], str | None], what: str) -> str:
-        """The first text that `text` makes of one of the job's events, which `told` has then, too. Raises TimeoutError where the job ends
-        without one."""
-        after = 0
+    def heard(self) -> int:
+        """The number of the job's last event so far."""
+        events = self._events()
+        return int(events[-1]["seq"]) if events else 0
+
+    def until_heard(self, text: Callable[[dict[str, Any]], str | None], what: str, *, after: int = 0) -> str:
+        """The first text that `text` makes of one of the job's events behind number `after`, which `told` has then, too. Raises
+        TimeoutError where the job ends without one."""
 
         def first() -> str | None:
             nonlocal after

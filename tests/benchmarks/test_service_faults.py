@@ -154,6 +154,12 @@ def test_a_case_may_take_several_times_as_long_as_its_job_does_undisturbed() -> 
     assert all(PATIENCE[job] > LONGEST * seconds for job, seconds in zip(JOBS, (121, 310, 1100), strict=True))
 
 
+def test_a_case_breaks_a_rule_where_its_job_takes_another_driver_than_it_has_to() -> None:
+    case = Case("a fault", lambda stage: "", attempts=1)
+    assert broken_rules(row("a fault", 40.0, attempts=1), case, 40.0) == []
+    assert broken_rules(row("a fault", 40.0, attempts=2), case, 40.0) == ["attempts: 2, expected: 1"]
+
+
 @pytest.mark.parametrize(
     ("changes", "may_fail", "broken"),
     [

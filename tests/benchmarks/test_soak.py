@@ -62,6 +62,19 @@ def test_a_job_that_failed_or_is_missing_or_was_done_twice_is_a_problem() -> Non
     assert problems([*rows(19), row(19, id="job-3")], 20) == ["20 jobs were submitted and 19 are accounted for"]
 
 
+def test_a_fault_that_mostly_comes_after_its_jobs_end_is_a_problem() -> None:
+    found = rows()
+    for each in found[:4]:
+        each |= {"fault": "driver: SIGKILL", "missed": each["number"] < 3}
+    assert problems(found, 20) == ["driver: SIGKILL was drawn 4 times and missed 3 times"]
+    found[0]["missed"] = False
+    assert problems(found, 20) == []
+    # Of two it may be chance.
+    for each in found[4:6]:
+        each |= {"fault": "supervisor: SIGKILL", "missed": True}
+    assert problems(found, 20) == []
+
+
 def test_what_a_process_collects_is_judged_over_the_jobs_of_one_process() -> None:
     found = rows()
     for each in found:
