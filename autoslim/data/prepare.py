@@ -237,8 +237,11 @@ def _tell_size(tell: Callable[[str], None], images: int, size: tuple[int, int], 
         tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded, {how}")
 
 
-def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
-    """The labelled data set `probe`, which features are judged on; None without one. The limits of `images` hold for it, too.
+def prepare_probe(
+    probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int, tell: Callable[[str], None] | None = None
+) -> PreparedDataset | None:
+    """The labelled data set `probe`, which features are judged on; None without one. The limits of `images` hold for it, too; `tell` as of
+    `prepare_dataset`.
 
     Raises:
         DatasetError, OutputError: as `prepare_dataset`.
@@ -251,7 +254,7 @@ def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, se
         unreadable_images=images.unreadable_images,
         decoded_limit=images.decoded_limit,
     )
-    return prepare_dataset(spec, cache_dir, seed=seed)
+    return prepare_dataset(spec, cache_dir, seed=seed, tell=tell)
 
 
 def _write(
