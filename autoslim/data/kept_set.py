@@ -27,6 +27,7 @@ from autoslim.data.dataset import MANIFEST
 from autoslim.data.progress import Watch
 from autoslim.data.remote import make_prepared_folder, prepared_folder
 from autoslim.data.report import DatasetReport
+from autoslim.data.scratch_folder import remove_left_folders
 from autoslim.errors import AutoslimError
 
 _FILES = "files.json"
@@ -151,6 +152,8 @@ def make_room(needed: int) -> None:
     """Deletes sets that only the cache has: those that were not used for long, and of the others, oldest first, as many as the disk needs
     for one of so many bytes; and what killed processes left."""
     now, folder = time.time(), prepared_folder()
+    # First: sets that are linked there alone are in no output.
+    remove_left_folders(folder, _LEFTOVER_SECONDS)
     for path in folder.glob("*"):
         if _is_part(path.name) and now - _last_use(path) > _LEFTOVER_SECONDS:
             shutil.rmtree(path, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -331,6 +332,27 @@ def test_a_command_without_an_output_takes_the_set_and_leaves_it(root, read, tmp
     assert len(read) == 48
     assert are_right(_prepare(root, tmp_path / "one"), SIZE)
     assert len(read) == 48
+
+
+def test_what_a_killed_command_left_keeps_no_set(root, tmp_path, prepared):
+    left, old = prepared / "scratch-left", (time.time() - 8 * DAY,) * 2
+    _prepare(root, left / "data")
+    with scratch_folder() as running:
+        for folder in prepared.iterdir():
+            os.utime(folder, old)
+        make_room(0)
+        assert _kept(prepared) == [running.parent]
+
+
+def test_a_folder_that_cannot_be_deleted_costs_no_result(prepared, monkeypatch):
+    def refuse(path, **_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patch:
+        with scratch_folder() as folder:
+            patch.setattr(os, "rmdir", refuse)
+        assert folder.parent.parent == prepared
+        assert folder.exists()
 
 
 def test_the_folder_of_a_running_command_is_not_deleted_as_unused(root, prepared):
