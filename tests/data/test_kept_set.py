@@ -11,6 +11,7 @@ import shutil
 import stat
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from helpers.decoded_pixels import are_right
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import PreparedDataset, kept_set, open_dataset, prepare, prepare_dataset, prepare_probe
+from autoslim.data import PreparedDataset, kept_set, open_dataset, prepare, prepare_dataset, prepare_probe, set_keys
 from autoslim.data.dataset import SPLITS
 from autoslim.data.kept_set import make_room
 from autoslim.data.scratch_folder import scratch_folder
@@ -129,6 +130,23 @@ def test_the_same_relative_path_in_another_folder_is_another_set(root, read, tmp
     (tmp_path / "a" / "b").mkdir()
     monkeypatch.chdir(tmp_path / "a" / "b")
     _prepare(Path("../here"), tmp_path / "three")
+    assert len(read) == 48
+
+
+def test_one_source_is_one_set_however_its_path_is_given(root, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    first = _prepare(Path(root.name), tmp_path / "one")
+    read.clear()
+    second = _prepare(root, tmp_path / "two")
+    assert read == []
+    assert (first.report.source, second.report.source) == (root.name, str(root))
+
+
+def test_another_version_reads_them(root, read, tmp_path, monkeypatch):
+    _prepare(root, tmp_path / "one")
+    read.clear()
+    monkeypatch.setattr(set_keys, "metadata", types.SimpleNamespace(version=lambda _: "9.9"))
+    _prepare(root, tmp_path / "two")
     assert len(read) == 48
 
 
