@@ -26,7 +26,7 @@ def show_comparison(first: Path, second: Path, spec: DatasetSpec, *, split: str,
 
     check_split(split)
     with scratch_folder() as cache:
-        dataset = prepare_dataset(spec, cache, seed=seed)
+        dataset = prepare_dataset(spec, cache, seed=seed, tell=tell)
         with idle_threads(tell):
             found = compare_folders(first, second, dataset, split)
             if speed:

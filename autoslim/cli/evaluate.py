@@ -51,7 +51,7 @@ def show_accuracy(
         )
     with scratch_folder() as cache:
         inputs = [(config.shape.image_size, config.preprocessing.crop_pct)]
-        dataset = prepare_dataset(spec, cache, seed=seed, inputs=inputs)
+        dataset = prepare_dataset(spec, cache, seed=seed, inputs=inputs, tell=tell)
         refuse_other_classes(spec, dataset, config)
         with idle_threads(tell):
             result = evaluate_folder(folder, dataset.path, split)
@@ -84,8 +84,8 @@ def show_features(
         raise RequestError("--objective features needs --dense, the dense model that was slimmed: a timm name, or its folder")
     check_split(split)
     with scratch_folder() as cache:
-        images = prepare_dataset(spec.replace(labelled=False), cache, seed=seed)
-        labelled = None if probe is None else prepare_dataset(probe, cache, seed=seed)
+        images = prepare_dataset(spec.replace(labelled=False), cache, seed=seed, tell=tell)
+        labelled = None if probe is None else prepare_dataset(probe, cache, seed=seed, tell=tell)
         with idle_threads(tell):
             result = evaluate_features(folder, ModelSpec(name=dense, weights=weights), images, split, probe=labelled)
     if as_json:

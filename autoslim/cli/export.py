@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from autoslim.cli.evaluate import refuse_other_classes
+from autoslim.cli.evaluate import refuse_other_classes, tell
 from autoslim.cli.table import Cell, columns, paragraph, styled, warning
 from autoslim.core.figures import format_figure
 from autoslim.core.job import DatasetSpec
@@ -26,7 +26,7 @@ def show_export(folder: Path, spec: DatasetSpec, *, formats: str, seed: int, max
     config = load_config(folder)
     with scratch_folder() as cache:
         # Images of features have no classes.
-        dataset = prepare_dataset(spec.replace(labelled=bool(config.classes)), cache, seed=seed)
+        dataset = prepare_dataset(spec.replace(labelled=bool(config.classes)), cache, seed=seed, tell=tell)
         refuse_other_classes(spec, dataset, config)
         found = export_forms(folder, dataset, request)
     sys.stdout.write((found.to_json(indent=1) if as_json else render(found)) + "\n")

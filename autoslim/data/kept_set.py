@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +25,9 @@ from autoslim.core import activity
 from autoslim.core.files import is_unfinished, publish_folder
 from autoslim.core.user_cache import FOLDER, cache_limit
 from autoslim.data.dataset import MANIFEST
-from autoslim.data.progress import Watch
 from autoslim.data.remote import make_prepared_folder, prepared_folder
 from autoslim.data.report import DatasetReport
+from autoslim.data.scratch_folder import remove_left_folders
 from autoslim.errors import AutoslimError
 
 _FILES = "files.json"
@@ -42,8 +43,7 @@ _LEFTOVER_SECONDS = 86_400.0
 """After which what was not finished is of a process that was killed."""
 
 _PATIENCE_SECONDS = 300.0
-"""How long another process that prepares the set may show no progress before this one prepares it, too: it may be stopped. What it does
-between the last image and the end takes less."""
+"""How long another process that prepares the set may give no sign of life before this one prepares it, too: it may be stopped."""
 
 _LOOK_SECONDS, _BEAT_SECONDS = 1.0, 5.0
 
@@ -64,22 +64,27 @@ class KeptSet:
         """None where the user keeps none (`AUTOSLIM_CACHE_LIMIT` of 0)."""
         return cls(path=prepared_folder() / key) if cache_limit() else None
 
-    def take(self, folder: Path, *, decoded_limit: int) -> DatasetReport | None:
-        """Puts the set into the empty `folder`, with a limit of its own for decoded images; returns its report, or None where there is no
-        whole one, and the folder is empty."""
+    def take(self, folder: Path, *, source: str, decoded_limit: int) -> DatasetReport | None:
+        """Puts the set into the empty `folder`, with a name of the source and a limit for decoded images of its own; returns its report,
+        or None where there is no whole one, and the folder is empty."""
         try:
             _link_or_copy(self.path, folder, self._files())
-            report = DatasetReport.from_json((folder / MANIFEST).read_text()).replace(decoded_limit=decoded_limit)
+            report = DatasetReport.from_json((folder / MANIFEST).read_text()).replace(source=source, decoded_limit=decoded_limit)
             # Another file: that of the cache, which is linked, stays as it is.
             (folder / MANIFEST).unlink()
             (folder / MANIFEST).write_text(report.to_json(indent=2))
-            # When it was used last.
-            os.utime(self.path)
+            # When it was used last, which may not be written to a cache of somebody else.
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
             return report
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, AutoslimError) as error:
             _log.warning("the prepared images in %s cannot be taken (%s): they are prepared again", self.path, error)
+            if not isinstance(error, OSError):
+                # All of its files are there, so that it would not be replaced.
+                with contextlib.suppress(OSError):
+                    _discard(self.path)
         for entry in folder.iterdir():
             entry.unlink()
         return None
@@ -87,7 +92,8 @@ class KeptSet:
     def put(self, folder: Path) -> str:
         """Keeps the set that was written to `folder`; returns what is said where it is not kept, or nothing."""
         try:
-            if self.path.is_dir():
+            # Not `Path.is_dir`, which raises where the folder cannot be looked at.
+            if os.path.isdir(self.path):
                 if self._is_whole():
                     return ""
                 _discard(self.path)
@@ -100,7 +106,7 @@ class KeptSet:
                 (partial / _FILES).write_text(json.dumps(files))
                 _flush(partial / _FILES)
         except OSError as error:
-            if self.path.is_dir():
+            if os.path.isdir(self.path):
                 # Another process was faster.
                 return ""
             return (
@@ -110,8 +116,8 @@ class KeptSet:
         return ""
 
     @contextlib.contextmanager
-    def turn(self, tell: Callable[[str], None] | None) -> Iterator[Watch]:
-        """Waits while another process prepares the set, as long as that goes on; yields what is called with each progress of this one."""
+    def turn(self, tell: Callable[[str], None] | None) -> Iterator[None]:
+        """Waits while another process prepares the set, as long as that goes on; others wait for this one in the block."""
         lock, beat = filelock.FileLock(f"{self.path}.lock"), self.path.with_name(f"{self.path.name}.beat")
         try:
             make_prepared_folder()
@@ -119,16 +125,16 @@ class KeptSet:
         except (OSError, NotImplementedError) as error:
             # The search needs no cache. What is lost is said where the set is kept.
             _log.debug("no turn in %s: %s", self.path.parent, error)
-        watch: Watch = _Beat(beat) if lock.is_locked else _no_beat
-        # The source may take long before its first image.
-        watch(0, 0)
+        if not lock.is_locked:
+            yield
+            return
         try:
-            yield watch
+            with _beating(beat):
+                yield
         finally:
-            if lock.is_locked:
-                with contextlib.suppress(OSError):
-                    beat.unlink(missing_ok=True)
-                lock.release()
+            with contextlib.suppress(OSError):
+                beat.unlink(missing_ok=True)
+            lock.release()
 
     def _files(self) -> dict[str, int]:
         """Raises OSError where the list is gone or damaged."""
@@ -149,8 +155,14 @@ class KeptSet:
 
 def make_room(needed: int) -> None:
     """Deletes sets that only the cache has: those that were not used for long, and of the others, oldest first, as many as the disk needs
-    for one of so many bytes; and what killed processes left."""
+    for one of so many bytes; and what killed processes left.
+
+    Raises:
+        OSError: for a folder that cannot be looked at.
+    """
     now, folder = time.time(), prepared_folder()
+    # First: sets that are linked there alone are in no output.
+    remove_left_folders(folder, _LEFTOVER_SECONDS)
     for path in folder.glob("*"):
         if _is_part(path.name) and now - _last_use(path) > _LEFTOVER_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
@@ -239,18 +251,23 @@ def _time_of(path: Path) -> int | None:
         return None
 
 
-class _Beat:
-    """Touches a file now and then, while the work goes on."""
+@contextlib.contextmanager
+def _beating(path: Path) -> Iterator[None]:
+    """Touches a file now and then, whatever the block does: to find the first image, or to write the last file, may take long. When a
+    process is stopped, so is its thread."""
+    ended = threading.Event()
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._next = path, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _BEAT_SECONDS
+    def beat() -> None:
+        while True:
             with contextlib.suppress(OSError):
-                self._path.touch()
+                path.touch()
+            if ended.wait(_BEAT_SECONDS):
+                return
 
-
-def _no_beat(done: int, total: int) -> None:
-    """Nobody waits."""
+    thread = threading.Thread(target=beat, name="autoslim-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ from autoslim.data.wanted import Wanted
 from autoslim.errors import DatasetError
 from autoslim.storage import is_uri
 from autoslim.storage.mirror import Mirror
+
+_log = logging.getLogger(__name__)
 
 _TICK_NS = 20_000_000
 """How far the times of files may be behind the clock."""
@@ -91,13 +94,13 @@ def prepare_dataset(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Found:
     """Where the prepared data set lies, or will, where it may be kept, and what opens its source, which is not fetched before; `bytes` are
-    those of its files."""
+    those of its files. `is_unchanged` says whether what was read of them is what is there now."""
 
     path: Path
     open_source: Callable[[], Source]
     reference: DatasetReference | None = None
     kept: KeptSet | None = None
-    may_put: bool = False
+    is_unchanged: Callable[[], bool] = lambda: False
     bytes: int = 0
 
 
@@ -126,22 +129,31 @@ def _fill(folder: Path, found: _Found, new: _Preparation) -> dict[tuple[int, int
     """Writes the set; returns by the size how many images were decoded meanwhile, or None where it was taken from the user's cache."""
     kept = found.kept
     if kept is None:
-        return _write_new(folder, found, new, new.watch)
-    if _taken(kept, folder, new):
+        return _write_new(folder, found, new)
+    source = found.open_source().name
+    if _taken(kept, folder, source, new):
         return None
-    with kept.turn(new.tell) as beat:
+    with kept.turn(new.tell):
         # Once more: another process may have kept it since.
-        if _taken(kept, folder, new):
+        if _taken(kept, folder, source, new):
             return None
-        make_room(found.bytes)
-        collected = _write_new(folder, found, new, beat if new.watch is None else _both(new.watch, beat))
-        if found.may_put and (said := kept.put(folder)) and new.tell is not None:
+        collected = _write_new(folder, found, new)
+        if (said := _put(kept, folder, found)) and new.tell is not None:
             new.tell(said)
         return collected
 
 
-def _taken(kept: KeptSet, folder: Path, new: _Preparation) -> bool:
-    report = kept.take(folder, decoded_limit=new.limit)
+def _put(kept: KeptSet, folder: Path, found: _Found) -> str:
+    """Keeps the set that was written; returns what is said where it is not kept, or nothing."""
+    report = DatasetReport.from_json((folder / MANIFEST).read_text())
+    if any(getattr(report, split).unreadable for split in SPLITS):
+        # A disk or network that failed for a moment must not cost every later search the image.
+        return "the prepared images are not kept for later searches, which try the unreadable ones again"
+    return kept.put(folder) if found.is_unchanged() else ""
+
+
+def _taken(kept: KeptSet, folder: Path, source: str, new: _Preparation) -> bool:
+    report = kept.take(folder, source=source, decoded_limit=new.limit)
     if report is None:
         return False
     images = sum(getattr(report, split).images for split in SPLITS)
@@ -151,23 +163,25 @@ def _taken(kept: KeptSet, folder: Path, new: _Preparation) -> bool:
     return True
 
 
-def _both(first: Watch, second: Watch) -> Watch:
-    def watch(done: int, total: int) -> None:
-        first(done, total)
-        second(done, total)
-
-    return watch
-
-
-def _write_new(folder: Path, found: _Found, new: _Preparation, watch: Watch | None) -> dict[tuple[int, int], int]:
+def _write_new(folder: Path, found: _Found, new: _Preparation) -> dict[tuple[int, int], int]:
     source = found.open_source()
     parts = make_splits(new.spec, source, new.seed)
     images = sum(len(part.rows) for part in parts.values())
     new.tell_sizes(images)
+    if found.kept is not None:
+        _make_room(found.bytes * images // sum(len(table.labels) for table in source.tables()))
     with contextlib.ExitStack() as stack:
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in new.once(images)]
-        _write(folder, new.spec, source, new.seed, new.limit, parts, collectors, Progress(images, new.tell, watch))
+        _write(folder, new.spec, source, new.seed, new.limit, parts, collectors, Progress(images, new.tell, new.watch))
     return {collector.size: collector.count for collector in collectors}
+
+
+def _make_room(needed: int) -> None:
+    try:
+        make_room(needed)
+    except OSError as error:
+        # The search needs no cache. What is lost is said where the set is kept.
+        _log.debug("no room is made in %s: %s", prepared_folder(), error)
 
 
 def _find(spec: DatasetSpec, cache_dir: Path, seed: int, tell: Callable[[str], None] | None) -> _Found:
@@ -201,8 +215,12 @@ def _find_local(spec: DatasetSpec, cache_dir: Path, seed: int, read: Callable[[]
             break
         time.sleep(_TICK_NS / 1e9)
     kept = KeptSet.find(keys.shared) if keys.newest else None
+
+    def is_unchanged() -> bool:
+        return is_settled and SetKeys.of(spec, source.fingerprint(), seed).shared == keys.shared
+
     own = cache_dir / keys.own
-    return _Found(path=own, open_source=lambda: source, kept=kept, may_put=is_settled, bytes=keys.size)
+    return _Found(path=own, open_source=lambda: source, kept=kept, is_unchanged=is_unchanged, bytes=keys.size)
 
 
 def open_reference(text: str, *, tell: Callable[[str], None] | None = None) -> PreparedDataset:
@@ -237,8 +255,11 @@ def _tell_size(tell: Callable[[str], None], images: int, size: tuple[int, int], 
         tell(f"{images:,} images of {size[0]}x{size[1]} pixels take {total / 2**30:.1f} GiB decoded, {how}")
 
 
-def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int) -> PreparedDataset | None:
-    """The labelled data set `probe`, which features are judged on; None without one. The limits of `images` hold for it, too.
+def prepare_probe(
+    probe: str | None, images: DatasetSpec, cache_dir: Path, *, seed: int, tell: Callable[[str], None] | None = None
+) -> PreparedDataset | None:
+    """The labelled data set `probe`, which features are judged on; None without one. The limits of `images` hold for it, too; `tell` as of
+    `prepare_dataset`.
 
     Raises:
         DatasetError, OutputError: as `prepare_dataset`.
@@ -251,7 +272,7 @@ def prepare_probe(probe: str | None, images: DatasetSpec, cache_dir: Path, *, se
         unreadable_images=images.unreadable_images,
         decoded_limit=images.decoded_limit,
     )
-    return prepare_dataset(spec, cache_dir, seed=seed)
+    return prepare_dataset(spec, cache_dir, seed=seed, tell=tell)
 
 
 def _write(

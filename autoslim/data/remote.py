@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,13 +27,11 @@ def prepared_folder() -> Path:
 
 
 def make_prepared_folder() -> Path:
-    """For its owner alone, whoever may read the folders of outputs. Raises OSError where it cannot be made."""
+    """A new one is for its owner alone, whoever may read the folders of outputs. Raises OSError where it cannot be made."""
     folder = prepared_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # One that is there stays as it is: several users may have sets of object stores from it.
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid == os.geteuid():
-        # An earlier version made it as umask said.
-        folder.chmod(0o700)
     return folder
 
 

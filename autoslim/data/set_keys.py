@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 from autoslim.core.job import DatasetSpec
@@ -24,8 +25,8 @@ _FILES_AT_ONCE = 1024
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SetKeys:
     """`own` names the set in its search's output. `shared` names it among the sets of all searches of a user, of whatever working folder
-    and decoder, and follows each change of a file, also one that keeps its size and time. `newest` is when the last of the files was
-    changed (ns), and `size` their bytes; both are 0 where there are no files."""
+    and decoder, and however the source's path is given; it follows autoslim's version, and each change of a file, also one that keeps its
+    size and time. `newest` is when the last of the files was changed (ns), and `size` their bytes; both are 0 where there are no files."""
 
     own: str
     shared: str
@@ -34,14 +35,16 @@ class SetKeys:
 
     @classmethod
     def of(cls, spec: DatasetSpec, files: Iterable[FileStamp], seed: int) -> SetKeys:
-        # How much is decoded beforehand is no part of the set.
-        what, places = spec.replace(decoded_limit=None).to_dict(), [_absolute(spec.source), _absolute(spec.token_labels or "")]
-        own, shared = _ListHash(LAYOUT, spec.to_dict(), seed), _ListHash(LAYOUT, what, seed, places, decoder_version())
+        # How much is decoded beforehand is no part of the set, nor is how the path of its source is given.
+        what = spec.replace(source="", decoded_limit=None).to_dict()
+        places = [_absolute(spec.source), _absolute(spec.token_labels or "")]
+        versions = [metadata.version("autoslim"), decoder_version()]
+        own, shared = _ListHash(LAYOUT, spec.to_dict(), seed), _ListHash(LAYOUT, what, seed, places, versions)
         rest, newest, size = iter(files), 0, 0
         while some := list(itertools.islice(rest, _FILES_AT_ONCE)):
             # Those of sets that earlier versions prepared.
             own.add([(path, length, written) for path, length, written, _ in some])
-            shared.add(some)
+            shared.add([(os.path.abspath(path), *stamp) for path, *stamp in some])
             newest = max(newest, *(changed for *_, changed in some))
             size += sum(max(0, length) for _, length, _, _ in some)
         return cls(own=own.hexdigest()[:16], shared=shared.hexdigest(), newest=newest, size=size)

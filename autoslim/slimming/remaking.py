@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from autoslim.core.job import ModelSpec
@@ -53,12 +54,16 @@ class Remaking:
             original=original, config=config, made_from=made_from, gives_data=data is not None, gives_model=model is not None
         )
 
-    def prepare(self, cache: Path) -> tuple[PreparedDataset, PreparedDataset | None]:
-        """The images and the probe. Raises DatasetError where they are not there, or not those that the model was made from."""
+    def prepare(self, cache: Path, tell: Callable[[str], None]) -> tuple[PreparedDataset, PreparedDataset | None]:
+        """The images and the probe; `tell` as of `prepare_dataset`.
+
+        Raises:
+            DatasetError: they are not there, or not those that the model was made from.
+        """
         made_from = self.made_from
         source = made_from.dataset.source
         try:
-            dataset = prepare_dataset(made_from.dataset, cache, seed=made_from.seed)
+            dataset = prepare_dataset(made_from.dataset, cache, seed=made_from.seed, tell=tell)
         except DatasetError as error:
             if error.flags:
                 # Fewer images are other data, which are refused below.
@@ -74,7 +79,7 @@ class Remaking:
                 f"--data {source}: its images, labels or splits are not those that the model was made from (their digest is "
                 f"{dataset.digest}, not {expected}); give the same data set"
             )
-        return dataset, prepare_probe(made_from.probe, made_from.dataset, cache, seed=made_from.seed)
+        return dataset, prepare_probe(made_from.probe, made_from.dataset, cache, seed=made_from.seed, tell=tell)
 
     def base_request(self, model: ModelSpec, dataset: PreparedDataset) -> BaseRequest:
         """Raises RequestError where the dense model is not there, naming the flag to give it with."""

@@ -108,7 +108,7 @@ def _refuse_others(output: Path, made_from: MadeFrom) -> None:
 
 def _reproduce(remaking: Remaking, output: Path, display: Display) -> Reproduced:
     work, made_from, score = output / "work", remaking.made_from, remaking.config.score
-    dataset, probe = remaking.prepare(work / "data")
+    dataset, probe = remaking.prepare(work / "data", display.detail)
     base, facts = _dense(remaking, dataset, work, display, teacher=False)
     teacher = None if made_from.teacher is None else _dense(remaking, dataset, work, display, teacher=True)[0]
     context = TrialContext.open(

@@ -193,7 +193,7 @@ def prepare_slim(
     _check_steps(job, model.shape)
     inputs = [(model.shape.image_size, model.preprocessing.crop_pct)]
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed, inputs=inputs, tell=tell, watch=watch)
-    probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
+    probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed, tell=tell)
     dense = create_dense(job.model, classes=len(dataset.classes))
     teacher = None
     if job.teacher is not None and job.teacher != job.model:

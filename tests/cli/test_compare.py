@@ -141,6 +141,7 @@ def test_commands_on_the_same_images_prepare_them_once_and_leave_nothing_else(au
     ):
         code, _, err = autoslim(*command, "--data", "photos", "--json")
         assert code == 0, err
+        assert ("images are taken prepared from" in err) == (command[0] != "compare")
     assert len(prepared) == 1
     assert len([path for path in (folders / "cache" / "prepared").iterdir() if path.is_dir()]) == 1
     code, _, err = autoslim("evaluate", "slimmed", "--data", "photos", "--seed", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import stat
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from helpers.decoded_pixels import are_right
 
 from autoslim.core.job import DatasetSpec
-from autoslim.data import PreparedDataset, kept_set, open_dataset, prepare, prepare_dataset, prepare_probe
+from autoslim.data import PreparedDataset, kept_set, open_dataset, prepare, prepare_dataset, prepare_probe, set_keys
 from autoslim.data.dataset import SPLITS
 from autoslim.data.kept_set import make_room
 from autoslim.data.scratch_folder import scratch_folder
@@ -131,6 +133,23 @@ def test_the_same_relative_path_in_another_folder_is_another_set(root, read, tmp
     assert len(read) == 48
 
 
+def test_one_source_is_one_set_however_its_path_is_given(root, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    first = _prepare(Path(root.name), tmp_path / "one")
+    read.clear()
+    second = _prepare(root, tmp_path / "two")
+    assert read == []
+    assert (first.report.source, second.report.source) == (root.name, str(root))
+
+
+def test_another_version_reads_them(root, read, tmp_path, monkeypatch):
+    _prepare(root, tmp_path / "one")
+    read.clear()
+    monkeypatch.setattr(set_keys, "metadata", types.SimpleNamespace(version=lambda _: "9.9"))
+    _prepare(root, tmp_path / "two")
+    assert len(read) == 48
+
+
 def test_an_output_stays_whole_when_the_cache_is_deleted_and_the_cache_when_an_output_is(root, read, tmp_path, prepared):
     one, two = _prepare(root, tmp_path / "one"), _prepare(root, tmp_path / "two")
     shutil.rmtree(prepared)
@@ -211,6 +230,53 @@ def test_one_that_is_stopped_while_it_prepares_keeps_no_other_waiting(root, read
     assert len(read) == 96
 
 
+def test_others_see_that_one_goes_on_whatever_it_does(root, tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(kept_set, "_BEAT_SECONDS", 0.01)
+    real, beats = prepare._write_new, set[int]()
+
+    def write_new(*given):
+        until = time.monotonic() + 60
+        while len(beats) < 3 and time.monotonic() < until:
+            beats.update(path.stat().st_mtime_ns for path in prepared.glob("*.beat"))
+        return real(*given)
+
+    monkeypatch.setattr(prepare, "_write_new", write_new)
+    _prepare(root, tmp_path / "one")
+    assert len(beats) == 3
+    assert not list(prepared.glob("*.beat"))
+    assert "autoslim-beat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_set_with_an_unreadable_image_is_not_kept(write_parquet, picture, tmp_path, prepared):
+    broken = [picture(number) for number in range(39)] + [b"no image"]
+    root = write_parquet("train.parquet", [0, 1] * 20, images=broken).parent
+    told: list[str] = []
+    assert _prepare(root, tmp_path / "one", unreadable_images=1, tell=told.append).images == 39
+    assert _kept(prepared) == []
+    assert told == ["the prepared images are not kept for later searches, which try the unreadable ones again"]
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_kept(root, tmp_path, prepared, monkeypatch):
+    real = prepare._write_new
+
+    def write_new(*given):
+        (root / "test.parquet").touch()
+        return real(*given)
+
+    monkeypatch.setattr(prepare, "_write_new", write_new)
+    _prepare(root, tmp_path / "one")
+    assert _kept(prepared) == []
+
+
+def test_room_is_made_for_the_images_that_are_used(root, tmp_path, monkeypatch):
+    needed: list[int] = []
+    monkeypatch.setattr(prepare, "make_room", needed.append)
+    _prepare(root, tmp_path / "one")
+    _prepare(root, tmp_path / "two", train_limit=20)
+    whole = sum(path.stat().st_size for path in root.iterdir())
+    assert needed == [whole, whole * 32 // 48]
+
+
 def test_a_preparation_that_fails_leaves_nothing_and_the_next_one_prepares(write_parquet, picture, read, tmp_path, prepared):
     broken = [picture(number) for number in range(39)] + [b"no image"]
     root = write_parquet("train.parquet", [0, 1] * 20, images=broken).parent
@@ -222,7 +288,9 @@ def test_a_preparation_that_fails_leaves_nothing_and_the_next_one_prepares(write
     assert len(_kept(prepared)) == 1
 
 
-@pytest.mark.parametrize("damage", ["a file is gone", "a file is shorter", "no list", "a list of nonsense", "a path in the list"])
+@pytest.mark.parametrize(
+    "damage", ["a file is gone", "a file is shorter", "no list", "a list of nonsense", "a path in the list", "no report"]
+)
 def test_a_set_that_is_not_whole_is_prepared_again_and_replaced(root, read, tmp_path, prepared, damage):
     _prepare(root, tmp_path / "one")
     shutil.rmtree(tmp_path / "one")
@@ -235,6 +303,8 @@ def test_a_set_that_is_not_whole_is_prepared_again_and_replaced(root, read, tmp_
         (kept / "files.json").unlink()
     elif damage == "a list of nonsense":
         (kept / "files.json").write_text("[1, 2]")
+    elif damage == "no report":
+        (kept / "dataset.json").write_text("x" * (kept / "dataset.json").stat().st_size)
     else:
         (kept / "files.json").write_text(json.dumps({"../../outside": 7}))
         (prepared.parent / "outside").write_text("outside")
@@ -276,6 +346,35 @@ def test_a_cache_that_cannot_be_written_costs_no_search(root, read, tmp_path, mo
     assert not folder.exists()
 
 
+def test_a_cache_that_cannot_be_looked_at_costs_no_search(root, tmp_path, prepared, monkeypatch):
+    real = Path.stat
+
+    def refuse(path: Path, **given):
+        if prepared in (path, *path.parents):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **given)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    told: list[str] = []
+    assert _prepare(root, tmp_path / "one", tell=told.append).images == 48
+    assert "not kept for later searches" in told[0]
+
+
+def test_a_set_is_taken_from_a_cache_that_can_only_be_read(root, read, tmp_path, prepared, monkeypatch):
+    _prepare(root, tmp_path / "one")
+    read.clear()
+    real = os.utime
+
+    def refuse(path, *given, **named):
+        if Path(path).parent == prepared:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        real(path, *given, **named)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert are_right(_prepare(root, tmp_path / "two"), SIZE)
+    assert read == []
+
+
 def test_a_user_who_keeps_no_decoded_images_keeps_no_sets_either(root, read, tmp_path, prepared, monkeypatch):
     monkeypatch.setenv("AUTOSLIM_CACHE_LIMIT", "0")
     for name in ("one", "two"):
@@ -292,10 +391,12 @@ def test_a_source_that_is_being_written_is_not_kept(root, read, tmp_path, prepar
     assert _kept(prepared) == []
 
 
-def test_the_folder_is_its_owners_alone(root, tmp_path, prepared):
-    prepared.mkdir(parents=True, mode=0o755)
+def test_a_new_folder_is_its_owners_alone_and_one_that_is_there_stays_as_it_is(root, tmp_path, prepared):
     _prepare(root, tmp_path / "one")
     assert stat.S_IMODE(prepared.stat().st_mode) == 0o700
+    prepared.chmod(0o755)
+    _prepare(root, tmp_path / "two", seed=1)
+    assert stat.S_IMODE(prepared.stat().st_mode) == 0o755
 
 
 def test_sets_that_no_output_has_make_room_and_others_stay(root, tmp_path, prepared):
@@ -331,6 +432,27 @@ def test_a_command_without_an_output_takes_the_set_and_leaves_it(root, read, tmp
     assert len(read) == 48
     assert are_right(_prepare(root, tmp_path / "one"), SIZE)
     assert len(read) == 48
+
+
+def test_what_a_killed_command_left_keeps_no_set(root, tmp_path, prepared):
+    left, old = prepared / "scratch-left", (time.time() - 8 * DAY,) * 2
+    _prepare(root, left / "data")
+    with scratch_folder() as running:
+        for folder in prepared.iterdir():
+            os.utime(folder, old)
+        make_room(0)
+        assert _kept(prepared) == [running.parent]
+
+
+def test_a_folder_that_cannot_be_deleted_costs_no_result(prepared, monkeypatch):
+    def refuse(path, **_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patch:
+        with scratch_folder() as folder:
+            patch.setattr(os, "rmdir", refuse)
+        assert folder.parent.parent == prepared
+        assert folder.exists()
 
 
 def test_the_folder_of_a_running_command_is_not_deleted_as_unused(root, prepared):

@@ -129,7 +129,7 @@ def _pick(output: RunFolder, job: SearchJob, wish: Wish, tell: Callable[[str], N
     budget = result.flops or 0 if wish.flops is None else Budget.parse(wish.flops).flops_of(base.dense_flops)
     selection = Selection(label=wish.label, budget=budget, result=result, reason=reason)
     tell(_announced(result, wish, [label for label, number in stored.chosen.items() if number == result.number]))
-    around = _surroundings(output, job, result, base, wish.goal, mirror)
+    around = _surroundings(output, job, result, base, wish.goal, mirror, tell)
     if wish.tune is None:
         return _publish(output, job, selection, around, source)
     return _tuned(output, job, selection, around, source, epochs=wish.tune, tell=tell)
@@ -180,9 +180,15 @@ def wished_trial(results: list[TrialResult], base: BaseFacts, wish: Wish, job: S
 
 
 def _surroundings(
-    output: RunFolder, job: SearchJob, result: TrialResult, facts: BaseFacts, goal: AccuracyGoal | None, mirror: Mirror
+    output: RunFolder,
+    job: SearchJob,
+    result: TrialResult,
+    facts: BaseFacts,
+    goal: AccuracyGoal | None,
+    mirror: Mirror,
+    tell: Callable[[str], None],
 ) -> _Surroundings:
-    dataset = search_images(output, job, mirror=mirror)
+    dataset = search_images(output, job, mirror=mirror, tell=tell)
     names, model = base_names(job, dataset), result.recipe.model
     label = model if model in names else next(iter(names))
     taught_by = teacher_spec(job, facts, label)
@@ -192,13 +198,16 @@ def _surroundings(
             raise OutputError(
                 f"a dense model of the search is gone: {folder} does not exist; autoslim search --resume makes it again"
             )
-    probe = prepare_probe(job.probe, job.dataset, output.cache, seed=job.seed)
+    probe = prepare_probe(job.probe, job.dataset, output.cache, seed=job.seed, tell=tell)
     dense = output.cache / names[label]
     return _Surroundings(dense=dense, teacher=teacher, dataset=dataset, probe=probe, facts=facts, goal=goal)
 
 
-def search_images(output: RunFolder, job: SearchJob, *, mirror: Mirror = NO_MIRROR) -> PreparedDataset:
+def search_images(
+    output: RunFolder, job: SearchJob, *, mirror: Mirror = NO_MIRROR, tell: Callable[[str], None] | None = None
+) -> PreparedDataset:
     """Those that the search has prepared, also where their source is gone; prepared again where the cache does not have them any more.
+    `tell` as of `prepare_dataset`.
 
     Raises:
         DatasetError: they cannot be prepared; with unreadable images resuming goes on with those that are left.
@@ -210,7 +219,7 @@ def search_images(output: RunFolder, job: SearchJob, *, mirror: Mirror = NO_MIRR
     if kept is not None:
         return kept
     try:
-        return prepare_dataset(job.dataset, output.cache, seed=job.seed)
+        return prepare_dataset(job.dataset, output.cache, seed=job.seed, tell=tell)
     except DatasetError as error:
         if not error.flags:
             raise

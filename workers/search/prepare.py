@@ -124,7 +124,7 @@ def prepare(
     models = [untrained(spec, labelled=job.dataset.labelled) for spec in _all_models(job)]
     inputs = [(model.shape.image_size, model.preprocessing.crop_pct) for model in models[: len(job.starts)]]
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed, inputs=inputs, tell=tell, watch=watch)
-    probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed)
+    probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed, tell=tell)
     starts = {label: create_dense(spec, classes=len(dataset.classes)) for label, spec in job.starts.items()}
     teacher = _own_teacher(job, starts, classes=len(dataset.classes))
     for spec, model in zip(_all_models(job), [*starts.values(), teacher], strict=False):
