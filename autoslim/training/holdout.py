@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
+from autoslim.core.captured_run import run_captured
 from autoslim.core.job import ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.core.recipe import TrainingSettings
@@ -165,7 +165,7 @@ def _evaluated(
     named = [str(folder) for folder in folders]
     command = [sys.executable, "-m", "autoslim.training.holdout", *named, "--data", str(dataset), "--split", split, *options]
     command += ["--stall-seconds", repr(stall_seconds)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    run = run_captured(command)
     if has_stalled(run):
         limit = f"{stall_seconds / 60:g}"
         raise StalledError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -31,10 +32,11 @@ def captured(model: Callable[[Tensor], Tensor], images_B3HW: Tensor, device: tor
         with torch.cuda.graph(graph):
             model(there_B3HW)
 
-    def run(images_B3HW: Tensor) -> None:
-        # The graph reads where the captured images are.
-        assert images_B3HW.shape == there_B3HW.shape
-        graph.replay()
-        torch.cuda.synchronize(device)
+    return functools.partial(_replay, graph, (model, there_B3HW))
 
-    return run
+
+def _replay(graph: torch.cuda.CUDAGraph, read: tuple[Callable[[Tensor], Tensor], Tensor], images_B3HW: Tensor) -> None:
+    """`read` are the model, whose weights the graph reads where they are, and the images: both stay in memory with it."""
+    assert images_B3HW.shape == read[1].shape
+    graph.replay()
+    torch.cuda.synchronize(read[1].device)

@@ -100,6 +100,8 @@ def evaluate_folders(
     """
     resources = job.resources or Resources()
     watches = {name: TaskWatch.of(f"evaluate {name} on {split} images", job, output, mirror) for name in folders}
+    for watch in watches.values():
+        watch.forget()
     tasks = [
         _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watches[name].what}").remote(
             watches[name],
@@ -111,8 +113,12 @@ def evaluate_folders(
         )
         for name, folder in folders.items()
     ]
-    with unwrapped_errors("a model could not be evaluated", watches.values()):
-        return [HoldoutResult.from_json(text) for text in ray.get(tasks)]
+    return [HoldoutResult.from_json(_result(task, watch)) for task, watch in zip(tasks, watches.values(), strict=True)]
+
+
+def _result(task: ray.ObjectRef, watch: TaskWatch) -> str:
+    with unwrapped_errors("a model could not be evaluated", watch):
+        return str(ray.get(task))
 
 
 def finalize_models(

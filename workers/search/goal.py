@@ -45,6 +45,7 @@ def explain_goal(
         return found
     assert selected.artifact is not None
     watch = TaskWatch.of(f"measure what {goal.label} loses", job, prepared.output, prepared.mirror)
+    watch.forget()
     resources = trial_resources(job)
     task = _measure.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}").remote(
         watch,
@@ -53,6 +54,6 @@ def explain_goal(
         prepared.dataset.reference,
         facts.dense_accuracy - goal.floor(facts.dense_accuracy).least,
     )
-    with unwrapped_errors("the goal's model could not be compared with the dense one", [watch]):
+    with unwrapped_errors("the goal's model could not be compared with the dense one", watch):
         drops = [AccuracyDrop.from_json(text) for text in ray.get(task)]
     return found.replace(sentence="; ".join([found.sentence, *(drop.describe() for drop in drops)]))

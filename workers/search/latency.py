@@ -118,10 +118,11 @@ def _measure(job: SearchJob, table: LatencyTable, watch: TaskWatch, folders: Seq
 
 def _remote(function: Any, job: SearchJob, watch: TaskWatch) -> Any:
     """`function` with a trial's resources: a latency holds for the CPUs or the GPU that it was measured with."""
+    watch.forget()
     resources = trial_resources(job)
     return function.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}")
 
 
 def _result(task: ray.ObjectRef, watch: TaskWatch) -> str:
-    with unwrapped_errors("the latency could not be measured", [watch]):
+    with unwrapped_errors("the latency could not be measured", watch):
         return str(ray.get(task))

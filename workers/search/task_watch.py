@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from autoslim.core.job import SearchJob
 from autoslim.core.logs import log_json
@@ -51,12 +51,21 @@ class TaskWatch:
         stalls = StallWatch(self.seconds, end=functools.partial(end_process, leave=note.write)).start()
         try:
             with stalls.working():
-                note.delete()
+                self.forget()
             yield stalls
         except StalledError as error:
             end_process(str(error), leave=functools.partial(note.write, stacks=error.stacks))
         finally:
             stalls.stop()
+
+    def forget(self) -> None:
+        """Deletes the note of an earlier try, or of an earlier task in this place: by the driver before it submits the task, too, since a
+        task that is lost before it begins deletes none.
+
+        Raises:
+            StorageError, UnavailableError: it cannot be deleted.
+        """
+        self._note.delete()
 
     @property
     def stall(self) -> str | None:
@@ -71,18 +80,19 @@ class TaskWatch:
 
 
 @contextlib.contextmanager
-def unwrapped_errors(failure: str, watches: Collection[TaskWatch]) -> Iterator[None]:
-    """As `unwrapped_task_errors`, around the `ray.get` of tasks with these watches.
+def unwrapped_errors(failure: str, watch: TaskWatch) -> Iterator[None]:
+    """As `unwrapped_task_errors`, around the `ray.get` of the task with this watch alone: another task's note
+    may be of a try that is being repeated.
 
     Raises:
-        AutoslimError, JobError: as there; where a task hung in all of its tries, a JobError that says so.
+        AutoslimError, JobError: as there; where its last try hung, a JobError that says so.
     """
     try:
         with unwrapped_task_errors(failure):
             yield
     except JobError as error:
         lost = error.__cause__ is not None and is_cluster_failure(error.__cause__)
-        stall = next((said for watch in watches if (said := watch.stall)), None) if lost else None
+        stall = watch.stall if lost else None
         if stall is None:
             raise
         # Without its cause: nothing of the cluster was lost.

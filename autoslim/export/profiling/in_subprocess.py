@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from autoslim.core.captured_run import run_captured
 from autoslim.core.files import write_atomically
 from autoslim.core.record import digest_of
 from autoslim.cost import LatencyRequest, LatencyTable
@@ -27,9 +28,7 @@ def run_in_subprocess(module: str, arguments: list[str]) -> str:
         JobError: when the process fails or takes more than `MINUTES`, with the last line of its error output.
     """
     try:
-        run = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, timeout=60 * MINUTES
-        )
+        run = run_captured([sys.executable, "-m", module, *arguments], timeout=60 * MINUTES)
     except subprocess.TimeoutExpired:
         raise JobError(f"the measurement took more than {MINUTES} minutes") from None
     last = run.stdout.strip().splitlines()[-1:]

@@ -24,7 +24,8 @@ from autoslim.data.dataset import SPLITS
 from autoslim.errors import JobError, StorageError
 from autoslim.models import write_folder
 from autoslim.storage.mirror import NO_MIRROR, Mirror
-from workers.search import goal, latency
+from autoslim.training.holdout import HoldoutResult
+from workers.search import finalize, goal, latency
 from workers.search.finalize import evaluate_folders
 from workers.search.stall_note import StallNote
 from workers.search.task_watch import TaskWatch, unwrapped_errors
@@ -44,10 +45,10 @@ def leave_note(watch: TaskWatch, mirror: Mirror) -> None:
 def test_where_the_last_try_of_a_task_hung_its_error_says_what_and_where(tmp_path: Path, stored: bool, monkeypatch) -> None:
     monkeypatch.setenv("AUTOSLIM_CACHE", str(tmp_path / "cache"))
     mirror = Mirror.of((tmp_path / "store").as_uri()) if stored else NO_MIRROR
-    watch, other = (watch_of(mirror.root if stored else tmp_path / "run", mirror, what) for what in ("evaluate a/b", "measure"))
+    watch = watch_of(mirror.root if stored else tmp_path / "run", mirror, "evaluate a/b")
     assert watch.seconds == 3600.0
     leave_note(watch, mirror)
-    with pytest.raises(JobError) as found, unwrapped_errors("it could not be evaluated", [other, watch]):
+    with pytest.raises(JobError) as found, unwrapped_errors("it could not be evaluated", watch):
         raise WorkerCrashedError()
     place = "cache/evaluate-a-b.stalled" + (".tar" if stored else "/stacks.txt")
     assert str(found.value) == (
@@ -61,13 +62,40 @@ def test_an_error_of_the_task_itself_is_none_of_a_stall_that_it_has_got_over(tmp
     watch = watch_of(tmp_path)
     leave_note(watch, NO_MIRROR)
     own = StorageError("the store has no model")
-    with pytest.raises(StorageError, match="the store has no model"), unwrapped_errors("it failed", [watch]):
+    with pytest.raises(StorageError, match="the store has no model"), unwrapped_errors("it failed", watch):
         raise RayTaskError("evaluate", "traceback", own)
 
 
 def test_a_lost_worker_without_a_note_is_a_loss_of_the_cluster(tmp_path: Path) -> None:
-    with pytest.raises(JobError) as found, unwrapped_errors("it failed", [watch_of(tmp_path)]):
+    with pytest.raises(JobError) as found, unwrapped_errors("it failed", watch_of(tmp_path)):
         raise WorkerCrashedError()
+    assert isinstance(found.value.__cause__, WorkerCrashedError)
+
+
+def test_a_lost_evaluation_is_neither_blamed_on_another_one_nor_on_what_an_earlier_search_has_left(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def submit(watch: TaskWatch, folder: str, *_: Any) -> str:
+        # The first try of one of them hangs, and the next one has not begun when the other is lost.
+        if folder == "hangs once":
+            leave_note(watch, NO_MIRROR)
+        return folder
+
+    def get(tasks: Any) -> str:
+        # Ray raises the first error of several tasks, too.
+        if "lost" in tasks:
+            raise WorkerCrashedError()
+        return HoldoutResult(accuracy=0.5, images=2, search_packages=()).to_json()
+
+    folders = {name: Path(name) for name in ("hangs once", "lost")}
+    for name in folders:
+        leave_note(watch_of(tmp_path, what=f"evaluate {name} on test images"), NO_MIRROR)
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=submit))
+    monkeypatch.setattr(finalize, "_evaluate", remote)
+    monkeypatch.setattr(finalize.ray, "get", get)
+    dataset: Any = SimpleNamespace(reference="images")
+    with pytest.raises(JobError) as found:
+        evaluate_folders(make_job(), RunFolder(tmp_path), folders, dataset, split="test")
     assert isinstance(found.value.__cause__, WorkerCrashedError)
 
 
