@@ -25,7 +25,7 @@ from autoslim.core import activity
 from autoslim.core.files import is_unfinished, publish_folder
 from autoslim.core.user_cache import FOLDER, cache_limit
 from autoslim.data.dataset import MANIFEST
-from autoslim.data.remote import make_prepared_folder, prepared_folder
+from autoslim.data.prepared_folder import make_prepared_folder, prepared_folder
 from autoslim.data.report import DatasetReport
 from autoslim.data.scratch_folder import remove_left_folders
 from autoslim.errors import AutoslimError

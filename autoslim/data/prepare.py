@@ -26,9 +26,10 @@ from autoslim.data.kept_set import KeptSet, make_room
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import pixel_bytes
+from autoslim.data.prepared_folder import prepared_folder
 from autoslim.data.progress import Progress, Watch
 from autoslim.data.reference import DatasetReference
-from autoslim.data.remote import look_at, open_remote, prepared_folder
+from autoslim.data.remote import look_at, open_remote
 from autoslim.data.report import DatasetReport
 from autoslim.data.set_keys import SetKeys, key_of
 from autoslim.data.sources import open_source

@@ -14,25 +14,8 @@ from autoslim.data.table import Source
 from autoslim.errors import DatasetError
 from autoslim.storage import FORMS, Listing, StorageUri, fetch, is_uri, look
 
-PREPARED = "prepared"
-"""In the user's cache: data sets as `prepare_dataset` writes them, which all searches of a node share: those of object stores, and those of
-this machine's files (`kept_set`)."""
-
 _PATTERN = re.compile(r"(.*/)?([^/]*\{[^/]*\}[^/]*)")
 """A folder, and names in it such as `train-{000000..000002}.tar`."""
-
-
-def prepared_folder() -> Path:
-    return cache_folder() / PREPARED
-
-
-def make_prepared_folder() -> Path:
-    """A new one is for its owner alone, whoever may read the folders of outputs. Raises OSError where it cannot be made."""
-    folder = prepared_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # One that is there stays as it is: several users may have sets of object stores from it.
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def look_at(source: str) -> Listing:

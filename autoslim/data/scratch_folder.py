@@ -14,7 +14,7 @@ import filelock
 
 from autoslim.core.folder_lock import LOCK
 from autoslim.core.user_cache import cache_limit
-from autoslim.data.remote import make_prepared_folder
+from autoslim.data.prepared_folder import make_prepared_folder
 
 _PREFIX = "scratch-"
 

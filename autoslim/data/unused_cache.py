@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from autoslim.core.folder_lock import LOCK
 from autoslim.core.removal import are_own, remove_within, tree_stats
 from autoslim.core.user_cache import cache_folder
-from autoslim.data.remote import PREPARED
+from autoslim.data.prepared_folder import PREPARED
 from autoslim.storage import FETCHED
 from autoslim.storage.mirror import RUNS
 

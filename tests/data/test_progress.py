@@ -6,8 +6,8 @@ import contextlib
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data import prepare, prepare_dataset
+from autoslim.data.prepared_folder import prepared_folder
 from autoslim.data.progress import Progress
-from autoslim.data.remote import prepared_folder
 
 
 def test_lines_come_now_and_then_with_the_time_that_is_left():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from autoslim.data.remote import prepared_folder
+from autoslim.data.prepared_folder import prepared_folder
 
 
 def forget_kept_sets() -> None:

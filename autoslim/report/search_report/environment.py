@@ -12,7 +12,7 @@ from autoslim.core.record import Record
 from autoslim.core.run_folder import RunFolder
 from autoslim.data import PreparedDataset, open_dataset
 from autoslim.data.dataset import MANIFEST
-from autoslim.data.remote import prepared_folder
+from autoslim.data.prepared_folder import prepared_folder
 from autoslim.export.artifact import versions
 
 _PACKAGES = ("ray", "optuna", "scikit-learn", "mlflow")
