@@ -116,7 +116,7 @@ class KeptSet:
         return ""
 
     @contextlib.contextmanager
-    def turn(self, tell: Callable[[str], None] | None) -> Iterator[None]:
+    def locked(self, tell: Callable[[str], None] | None) -> Iterator[None]:
         """Waits while another process prepares the set, as long as that goes on; others wait for this one in the block."""
         lock, beat = filelock.FileLock(f"{self.path}.lock"), self.path.with_name(f"{self.path.name}.beat")
         try:
@@ -124,7 +124,7 @@ class KeptSet:
             _acquire(lock, beat, tell)
         except (OSError, NotImplementedError) as error:
             # The search needs no cache. What is lost is said where the set is kept.
-            _log.debug("no turn in %s: %s", self.path.parent, error)
+            _log.debug("no lock in %s: %s", self.path.parent, error)
         if not lock.is_locked:
             yield
             return

@@ -94,15 +94,15 @@ def prepare_dataset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Found:
-    """Where the prepared data set lies, or will, where it may be kept, and what opens its source, which is not fetched before; `bytes` are
-    those of its files. `is_unchanged` says whether what was read of them is what is there now."""
+    """Where the prepared data set lies, or will, where it may be kept, and what opens its source, which is not fetched before;
+    `source_bytes` are those of its files. `is_unchanged` says whether what was read of them is what is there now."""
 
     path: Path
     open_source: Callable[[], Source]
     reference: DatasetReference | None = None
     kept: KeptSet | None = None
     is_unchanged: Callable[[], bool] = lambda: False
-    bytes: int = 0
+    source_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def _fill(folder: Path, found: _Found, new: _Preparation) -> dict[tuple[int, int
     source = found.open_source().name
     if _taken(kept, folder, source, new):
         return None
-    with kept.turn(new.tell):
+    with kept.locked(new.tell):
         # Once more: another process may have kept it since.
         if _taken(kept, folder, source, new):
             return None
@@ -170,10 +170,10 @@ def _write_new(folder: Path, found: _Found, new: _Preparation) -> dict[tuple[int
     images = sum(len(part.rows) for part in parts.values())
     new.tell_sizes(images)
     if found.kept is not None:
-        _make_room(found.bytes * images // sum(len(table.labels) for table in source.tables()))
+        _make_room(found.source_bytes * images // sum(len(table.labels) for table in source.tables()))
     with contextlib.ExitStack() as stack:
         collectors = [stack.enter_context(PixelCache.of_user(size).collecting()) for size in new.once(images)]
-        _write(folder, new.spec, source, new.seed, new.limit, parts, collectors, Progress(images, new.tell, new.watch))
+        _write(folder, new, source, parts, collectors, Progress(images, new.tell, new.watch))
     return {collector.size: collector.count for collector in collectors}
 
 
@@ -221,7 +221,7 @@ def _find_local(spec: DatasetSpec, cache_dir: Path, seed: int, read: Callable[[]
         return is_settled and SetKeys.of(spec, source.fingerprint(), seed).shared == keys.shared
 
     own = cache_dir / keys.own
-    return _Found(path=own, open_source=lambda: source, kept=kept, is_unchanged=is_unchanged, bytes=keys.size)
+    return _Found(path=own, open_source=lambda: source, kept=kept, is_unchanged=is_unchanged, source_bytes=keys.size)
 
 
 def open_reference(text: str, *, tell: Callable[[str], None] | None = None) -> PreparedDataset:
@@ -278,10 +278,8 @@ def prepare_probe(
 
 def _write(
     folder: Path,
-    spec: DatasetSpec,
+    new: _Preparation,
     source: Source,
-    seed: int,
-    decoded_limit: int,
     parts: dict[str, Part],
     collectors: Sequence[PixelCollector],
     progress: Progress,
@@ -289,9 +287,9 @@ def _write(
     # Over the classes and, split by split, labels and bytes of the readable images: equal digests mean equal data.
     digest = hashlib.sha256(json.dumps(source.classes).encode())
     # Train is the last one where what the others hold is left out of it.
-    order = ("validation", "test", "train") if spec.drop_duplicates else SPLITS
+    order = ("validation", "test", "train") if new.spec.drop_duplicates else SPLITS
     writers: dict[str, SplitWriter] = {}
-    with Examined.of(spec.source) as examined:
+    with Examined.of(new.spec.source) as examined:
         for split in order:
             # Of what is written by now, which is nothing unless train is the last one.
             others = Hashes(
@@ -300,10 +298,10 @@ def _write(
             writers[split] = SplitWriter(split, parts[split], source, digest, progress, examined, collectors)
             writers[split].write(folder / f"{split}.arrow", without=others)
         # After all of them, so that what the message says helps in every split.
-        check_unreadable([writers[split].unreadable for split in SPLITS], spec, source.name)
+        check_unreadable([writers[split].unreadable for split in SPLITS], new.spec, source.name)
         for split in SPLITS:
             writers[split].check_filled()
-    if spec.drop_duplicates:
+    if new.spec.drop_duplicates:
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
     patches = _write_token_labels(folder, parts["train"], writers["train"].rows, source, digest)
     for split in SPLITS:
@@ -311,9 +309,9 @@ def _write(
     report = DatasetReport(
         source=source.name,
         classes=source.classes,
-        seed=seed,
+        seed=new.seed,
         digest_of_images=digest.hexdigest()[:16],
-        decoded_limit=decoded_limit,
+        decoded_limit=new.limit,
         **{split: writers[split].report() for split in SPLITS},
         not_used=source.not_used,
         chosen=(*source.chosen, *patches),
