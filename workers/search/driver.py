@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from autoslim.core.files import disk_full_error, is_disk_full
@@ -69,7 +71,9 @@ def run_search(
         callback = callback or SearchCallback()
         console = Console(job, display, forward=callback.on_message)
         with kept_output(job, resume=resume, tell=console.on_message) as kept:
-            return _run_locked(job, kept, resume=resume, storage=storage, callback=callback, console=console, guard=guard)
+            url = storage or job.storage or default_url(job.output)
+            open_store = functools.partial(Store, url, patience=PATIENCE_SECONDS, guard=guard)
+            return _run_locked(job, kept, resume=resume, open_store=open_store, callback=callback, console=console)
 
 
 def _run_locked(
@@ -77,10 +81,9 @@ def _run_locked(
     kept: KeptOutput,
     *,
     resume: bool,
-    storage: str | None,
+    open_store: Callable[[], Store],
     callback: SearchCallback,
     console: Console,
-    guard: Guard | None,
 ) -> Summary:
     began, output = time.monotonic(), RunFolder(Path(job.output))
     # Before the images are prepared, which may take minutes: a folder that cannot be written is refused at once.
@@ -94,7 +97,7 @@ def _run_locked(
     if busy := busy_machine(job):
         console.write(busy)
     try:
-        with Store(storage or job.storage or default_url(job.output), patience=PATIENCE_SECONDS, guard=guard) as store:
+        with open_store() as store:
             summary = _run_attempt(prepared, store, callback, console, kept, resume=resume, began=began)
             cost = summary.cost.replace(seconds=time.monotonic() - began, bytes=output_size(output.root, kept.mirror))
             return summary.replace(cost=cost)
