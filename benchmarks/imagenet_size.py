@@ -5,7 +5,7 @@
 Sets are generated once, shard by shard: `shards` are 257 Parquet files and `folders` 1,000 class folders, both of --images tiny images,
 all different; `large` are 257 Parquet files of --gib GiB, in images of about 4 MiB. Each takes its size in the output folder twice, once
 prepared. Every step is a process of its own, whose peak of resident memory the kernel keeps; that of processes that decode is beside it.
-A trial's is compared with that of a trial on `small`, a thousandth of the images. On `small` and `shards` `autoslim search` runs twice,
+A trial's is compared with that of a trial on `small`, a thousandth of the images. On `small`, `shards` and `folders` `autoslim search` runs twice,
 with one trial of a tiny model: once with an empty cache, and in another output folder. Exits with 1 where a bound is passed. Data and
 results in --output are reused; an interrupted run goes on where it was.
 """
@@ -295,7 +295,8 @@ STEPS: dict[str, Callable[[Workplace, int], dict[str, float] | None]] = {
 }
 SEARCHES = ("search", "second search")
 DECODED = ("prepare decoded", "trial, decoded once")
-"""Not of `folders`, whose prepared set has the form of that of `shards`, nor of `large`, whose few images say nothing new there."""
+LEFT_OUT = {"folders": DECODED, "large": (*DECODED, *SEARCHES)}
+"""The prepared set of `folders` has the form of that of `shards`, and the few images of `large` say nothing new there."""
 
 
 def high_water(process: int | str) -> float:
@@ -318,7 +319,7 @@ def measured(place: Workplace, step: str, images: int) -> Step:
 
 def run_steps(output: Path, layout: str, images: int) -> Iterator[Step]:
     for step in STEPS:
-        if layout in ("folders", "large") and step in (*DECODED, *SEARCHES):
+        if step in LEFT_OUT.get(layout, ()):
             continue
         path = output / layout / f"{step.replace(', ', '-').replace(' ', '-')}.json"
         if not path.is_file():

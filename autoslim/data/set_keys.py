@@ -13,7 +13,7 @@ from typing import Any
 
 from autoslim.core.job import DatasetSpec
 from autoslim.data.decode import decoder_version
-from autoslim.data.table import FileStamp
+from autoslim.data.file_stamps import FileStamp
 
 LAYOUT = 2
 """Version of a prepared set: one of another version is not read. 2: images are turned by their EXIF orientation."""

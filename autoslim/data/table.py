@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoslim.data.file_stamps import FileStamp, stamp_of, stamps_of
 from autoslim.data.path_list import PathList
 from autoslim.errors import DatasetError
 
@@ -27,10 +27,6 @@ Row = tuple[int, bytes, str]
 
 EncodedTokenLabels = tuple[bytes, str]
 """The labels of an image's patches as they are stored (`token_label_file`), b"" where there are none, and their name in reports."""
-
-FileStamp = tuple[str, int, int, int]
-"""Path of a file, its size (bytes), when it was written (ns), which who writes it may choose, and when it was changed (ns), which the
-system says; -1 for a missing one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,15 +65,10 @@ class Source:
     def fingerprint(self) -> Iterator[FileStamp]:
         """Of every file; empty for a built-in data set."""
         for one in self.files:
-            paths: Iterable[str] = one if isinstance(one, PathList) else (str(one),)
-            for path in paths:
-                try:
-                    stat = os.stat(path)
-                except (OSError, ValueError):
-                    # An image that a manifest names and that cannot be there is one of the unreadable ones.
-                    yield path, -1, -1, -1
-                else:
-                    yield path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+            if isinstance(one, PathList):
+                yield from stamps_of(one)
+            else:
+                yield str(one), *stamp_of(str(one))
 
     def check(self) -> Source:
         """Raises DatasetError unless labels, classes and splits agree; returns self."""
