@@ -6,8 +6,8 @@ Sets are generated once, shard by shard: `shards` are 257 Parquet files and `fol
 all different; `large` are 257 Parquet files of --gib GiB, in images of about 4 MiB. Each takes its size in the output folder twice, once
 prepared. Every step is a process of its own, whose peak of resident memory the kernel keeps; that of processes that decode is beside it.
 A trial's is compared with that of a trial on `small`, a thousandth of the images. On `small`, `shards` and `folders` `autoslim search`
-runs twice, with one trial of a tiny model: once with an empty cache, and in another output folder. Exits with 1 where a bound is passed. Data and
-results in --output are reused; an interrupted run goes on where it was.
+runs twice, with one trial of a tiny model: once with an empty cache, and in another output folder. Exits with 1 where a bound is passed.
+Data and results in --output are reused; an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
