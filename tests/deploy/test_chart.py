@@ -257,11 +257,29 @@ def test_trials_fit_the_workers_and_as_many_run_as_there_may_be(objects: Objects
 
 
 def test_spot_takes_the_workers_only():
-    cluster = cluster_of(objects_of(OVERLAYS["spot"]))
-    assert cluster["autoscalerOptions"]["version"] == "v2"
-    kinds = {name: pod.get("nodeSelector", {}).get("karpenter.sh/capacity-type") for name, pod in
-             pods_of(objects_of(OVERLAYS["spot"])).items()}  # fmt: skip
-    assert (kinds["head"], kinds["drivers"], kinds["gpu"]) == ("on-demand", "on-demand", "spot")
+    found = objects_of(OVERLAYS["spot"])
+    assert cluster_of(found)["autoscalerOptions"]["version"] == "v2"
+    pods = pods_of(found)
+    assert pods.keys() == {"head", "drivers", "gpu", "api", "supervisor", "postgres", "mlflow"}
+    kinds = {name: pod.get("nodeSelector", {}).get("karpenter.sh/capacity-type") for name, pod in pods.items()}
+    assert kinds == dict.fromkeys(pods, "on-demand") | {"gpu": "spot"}
+    tolerant = {name for name, pod in pods.items() if "spot" in [entry["key"] for entry in pod.get("tolerations", ())]}
+    assert tolerant == {"gpu"}
+
+
+@pytest.mark.parametrize(
+    ("part", "pod"),
+    [(("api",), "api"), (("supervisor",), "supervisor"), (("database",), "postgres"), (("mlflow",), "mlflow"),
+     (("ray", "head"), "head"), (("ray", "drivers"), "drivers"), (("ray", "workers", "gpu"), "gpu")],
+)  # fmt: skip
+def test_every_part_may_be_given_its_nodes(part: tuple[str, ...], pod: str):
+    placed = {"nodeSelector": {"pool": "mine"}, "tolerations": [{"key": "mine", "operator": "Exists"}]}
+    values: dict[str, Any] = placed
+    for name in reversed(part):
+        values = {name: values}
+    pods = pods_of(objects_of(values))
+    assert {key: pods[pod][key] for key in placed} == placed
+    assert [name for name, found in pods.items() if found.get("nodeSelector") == placed["nodeSelector"]] == [pod]
 
 
 def test_the_password_of_redis_stays_in_its_secret():

@@ -29,6 +29,18 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{- /* On which nodes a pod runs, from the values of its part; nothing where they are empty. */ -}}
+{{- define "autoslim.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "autoslim.containerSecurity" -}}
 securityContext:
   allowPrivilegeEscalation: false

@@ -8,13 +8,8 @@ spec:
   {{- include "autoslim.podSecurity" (dict "root" .root "user" 10001) | nindent 2 }}
   # Trials have 30 s for their checkpoints, and a driver gives its search 30 s; Ray ends what it has started after that.
   terminationGracePeriodSeconds: 90
-  {{- with .node.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .node.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
+  {{- with include "autoslim.placement" .node | trim }}
+  {{- . | nindent 2 }}
   {{- end }}
   containers:
     - name: {{ .name }}
