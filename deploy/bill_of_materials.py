@@ -45,11 +45,22 @@ REVIEWED = {
 """Packages, or patterns of them, whose metadata does not say it all, with what is known of them."""
 
 
+class MissingPackagesError(Exception):
+    """Packages that pyproject.toml names are not installed, without which the bill would be short."""
+
+
 @functools.cache
 def components() -> dict[str, tuple[Distribution, set[str]]]:
-    """By name, the installed packages and the names of those that each of them needs. What is not installed here is left out."""
+    """By name, the installed packages and the names of those that each of them needs.
+
+    What only other platforms or versions of Python need is left out, as is what a dependency names and is not installed here.
+
+    Raises:
+        MissingPackagesError: where autoslim or one of its direct dependencies is not installed, those of the extra `all` included.
+    """
     found: dict[str, tuple[Distribution, set[str]]] = {}
     pending, seen = [(ROOT, EXTRAS)], set[tuple[str, frozenset[str]]]()
+    direct, missing = {ROOT}, set[str]()
     while pending:
         name, extras = pending.pop()
         if (name, extras) in seen:
@@ -58,10 +69,18 @@ def components() -> dict[str, tuple[Distribution, set[str]]]:
         try:
             package = distribution(name)
         except PackageNotFoundError:
+            missing.add(name)
             continue
         needed = dict(_needed(_direct(extras) if name == ROOT else package.requires or (), extras))
+        if name == ROOT:
+            direct |= needed.keys()
         found.setdefault(name, (package, set()))[1].update(needed)
         pending += needed.items()
+    if absent := sorted(direct & missing):
+        raise MissingPackagesError(
+            f"not installed, while pyproject.toml names them: {', '.join(absent)}; allowed: an environment with the extra `all`; "
+            "next: make install, or pip install --editable '.[all]'"
+        )
     return {name: (package, needs & found.keys() - {name}) for name, (package, needs) in sorted(found.items())}
 
 
@@ -143,10 +162,14 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="say which licences nobody has looked at, and exit with 1 if there are any"
     )
-    if not parser.parse_args().check:
-        print(json.dumps(bill(), indent=1))
-        return 0
-    found = problems()
+    check = parser.parse_args().check
+    try:
+        if not check:
+            print(json.dumps(bill(), indent=1))
+            return 0
+        found = problems()
+    except MissingPackagesError as error:
+        found = [str(error)]
     print("\n".join(found), file=sys.stderr)
     return int(bool(found))
 
