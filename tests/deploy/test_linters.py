@@ -22,8 +22,10 @@ def assert_finds_nothing(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hadolint():
+def test_hadolint(tmp_path: Path):
     assert_finds_nothing(run("hadolint", DEPLOY / "Dockerfile"))
+    (tmp_path / "Dockerfile").write_text("FROM python:latest\n")
+    assert "DL3007" in run("hadolint", tmp_path / "Dockerfile").stdout
 
 
 def test_shellcheck(tmp_path: Path):
