@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from helpers.manifests import DEPLOY, ROOT, instructions
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD_SYSTEM = PYPROJECT["project"], PYPROJECT["build-system"]
 
 
 def pinned(name: str = "requirements.txt") -> dict[str, Requirement]:
@@ -38,8 +40,27 @@ def test_the_image_does_not_run_as_root():
 
 def test_the_base_image_has_a_version():
     (base,) = (argument for name, argument in instructions() if name == "FROM")
-    assert re.fullmatch(r"python:3\.\d+-slim", base)
-    assert base.split(":")[1].removesuffix("-slim") not in ("3.9", "3.10"), "pyproject asks for 3.11"
+    found = re.fullmatch(r"python:(\d+\.\d+)\.\d+-slim", base)
+    assert found, f"{base} moves: a version has three numbers"
+    assert found[1] in re.findall(r"--python-version (\S+)", (ROOT / "Makefile").read_text()), (
+        "`make constraints` is for another Python"
+    )
+    assert SpecifierSet(PROJECT["requires-python"]).contains(found[1])
+
+
+def test_whatever_is_built_is_built_with_the_setuptools_that_is_pinned():
+    """In isolation pip would fetch the newest one, whatever the constraints say."""
+    commands = [words.split() for name, argument in instructions() if name == "RUN" for words in argument.split("&&")]
+    installs = [words[words.index("pip") :] for words in commands if {"pip", "install"} <= set(words) and "uv" not in words]
+    pinned_first, *builds = [words for words in installs if not any(word.startswith("uv==") for word in words)]
+    assert pinned_first[-1] == "setuptools"
+    assert "--constraint" in pinned_first
+    assert len(builds) == 2
+    assert all("--no-build-isolation" in words for words in builds)
+    (version,) = pinned("constraints.txt")["setuptools"].specifier
+    for needed in map(Requirement, BUILD_SYSTEM["requires"]):
+        assert needed.name == "setuptools"
+        assert needed.specifier.contains(version.version)
 
 
 def test_nothing_is_fetched_from_an_address_and_no_secret_is_built_in():
@@ -99,13 +120,13 @@ def test_for_gpus_pip_installs_all(tmp_path: Path):
     assert [argument for name, argument in instructions() if name == "ARG"] == ["DEVICE=cuda"]
     done, calls = run_install("cuda", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [call.split()[:2] for call in calls] == [["pip", "install"]]
+    assert [call.split()[:2] for call in calls] == [["pip", "install"]] * 2
 
 
 def test_for_cpus_torch_is_there_before_the_rest_at_the_versions_that_are_pinned_and_uv_does_not_stay(tmp_path: Path):
     done, calls = run_install("cpu", tmp_path)
     assert done.returncode == 0, done.stderr
-    get, torch, remove, rest = calls
+    get, torch, remove, build_tools, rest = calls
     (uv,) = (Requirement(word) for word in get.split() if word.startswith("uv"))
     (wanted,) = (r for r in map(Requirement, PROJECT["optional-dependencies"]["dev"]) if r.name == "uv")
     assert wanted.specifier.contains(version_of(uv))
@@ -113,12 +134,13 @@ def test_for_cpus_torch_is_there_before_the_rest_at_the_versions_that_are_pinned
         r"^uv pip install --system .*--torch-backend cpu --constraint /src/deploy/constraints.txt torch torchvision$", torch
     )
     assert remove == "pip uninstall --yes uv"
+    assert build_tools.endswith(" setuptools")
     assert rest.startswith("pip install ")
     assert "--requirement /src/deploy/requirements.txt" in rest
 
 
 def test_uv_takes_the_flags_that_it_is_given(tmp_path: Path):
-    _, (_, torch, _, _) = run_install("cpu", tmp_path)
+    _, (_, torch, *_) = run_install("cpu", tmp_path)
     _, *arguments = torch.replace("/src/", f"{ROOT}/").split()
     uv = Path(sys.executable).with_name("uv")
     # It reads them all before it looks for packages, of which it finds none.
