@@ -1,4 +1,4 @@
-"""The examples for Slurm and for Ray's own launcher."""
+"""The example for Slurm."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 from helpers.command_line import parse
 from helpers.manifests import DEPLOY
 
 from autoslim.core.urls import default_url, sqlite_file
-from workers.service.executor import RESOURCE
 
 SLURM = DEPLOY / "slurm" / "search.sbatch"
 
@@ -102,19 +99,3 @@ def test_the_same_line_again_continues_the_search(submit, tmp_path: Path):
     search = parse(found["arguments"][found["arguments"].index("--") + 1 :])
     assert search["resume"] is True
     assert search["model"] in (None, [], ())
-
-
-def test_rays_launcher_takes_the_cluster(rayjob: dict[str, Any]):
-    import ray.autoscaler
-
-    cluster = yaml.safe_load((DEPLOY / "ray-up" / "cluster.yaml").read_text())
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    jsonschema.validate(cluster, schema)
-    types = cluster["available_node_types"]
-    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
-    assert types["driver"]["resources"] == {RESOURCE: 1}
-    assert (types["driver"]["min_workers"], types["gpu"]["min_workers"]) == (1, 0)
-    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
-    assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)
-    assert "--dashboard-host" not in str(starts)
-    assert cluster["docker"]["image"] == rayjob["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"]
