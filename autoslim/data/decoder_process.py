@@ -19,8 +19,9 @@ from autoslim.errors import AutoslimError
 
 
 def main() -> None:
-    # A Ctrl-C in the terminal is for the trial, which ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A Ctrl-C in the terminal, or a SIGTERM to all processes of a node, is for the trial, which ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     connection, memory = Connection(int(sys.argv[1])), int(sys.argv[2])
     # A trial reads the three splits of one data set.
     opened = functools.lru_cache(maxsize=4)(EncodedFile)

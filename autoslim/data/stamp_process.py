@@ -14,8 +14,9 @@ from autoslim.data.file_stamps import NUMBERS, stamp_of
 
 
 def main() -> None:
-    # A Ctrl-C in the terminal is for the search, which ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A Ctrl-C in the terminal, or a SIGTERM to all processes of a node, is for the search, which ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     try:
         while True:

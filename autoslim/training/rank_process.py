@@ -25,8 +25,10 @@ from autoslim.training.ranks import RankStart, RunPhase
 
 
 def main() -> None:
-    # A Ctrl-C in the terminal is for rank 0, which ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A Ctrl-C in the terminal, and the SIGTERM that Slurm sends to all processes of a node that it takes back, are for rank 0, which keeps
+    # a checkpoint that all ranks have a part in, and ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     log_json()
     connection = Connection(int(sys.argv[1]))

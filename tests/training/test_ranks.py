@@ -167,6 +167,27 @@ def test_a_trials_own_error_is_that_of_one_process(on_two_ranks: TrialContext, m
 
 
 @pytest.mark.slow
+def test_a_trial_whose_node_ends_all_processes_keeps_a_checkpoint(
+    on_two_ranks: TrialContext, leading: LeadingRank, make_recipe: MakeRecipe, drain, tmp_path: Path
+):
+    """As Slurm does, with SIGTERM. What rank 0 does with it is of its process, and is here what `preempted` says."""
+    ended: list[int] = []
+    run = run_trial(
+        make_recipe("merge", **{**SETTINGS, "epochs": 3.0}),
+        dataclasses.replace(on_two_ranks, preempted=lambda: bool(ended)),
+        tmp_path,
+    )
+    while next(run).phase is not Phase.FINETUNE:
+        pass
+    ((process, _),) = leading._others
+    os.kill(process.pid, signal.SIGTERM)
+    ended.append(process.pid)
+    with pytest.raises(PreemptedError):
+        drain(run)
+    assert process.poll() is not None
+
+
+@pytest.mark.slow
 def test_a_rank_ends_when_rank_0_is_killed(on_two_ranks: TrialContext, leading: LeadingRank, make_recipe, tmp_path: Path):
     run = run_trial(make_recipe("merge", **SETTINGS), on_two_ranks, tmp_path)
     while next(run).phase is not Phase.FINETUNE:
