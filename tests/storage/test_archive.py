@@ -47,6 +47,17 @@ def test_each_file_is_a_sign_of_life(folder: Path, uri: StorageUri, monkeypatch:
     assert len(marks) == 2
 
 
+def test_each_part_of_a_large_file_is_a_sign_of_life(tmp_path: Path, uri: StorageUri, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "train.arrow").write_bytes(bytes(40 * 2**20))
+    marks = counted_marks(monkeypatch)
+    pack_folder(tmp_path / "images", uri)
+    assert len(marks) >= 5
+    marks.clear()
+    unpack_folder(uri, tmp_path / "there")
+    assert len(marks) >= 5
+
+
 def test_there_is_none(uri: StorageUri, tmp_path: Path) -> None:
     assert not unpack_folder(uri, tmp_path / "there")
     assert not (tmp_path / "there").exists()
