@@ -62,6 +62,24 @@ def test_slurm_starts_ray_on_every_node_and_the_search_on_the_first(submit, tmp_
     assert search["resume"] is False
 
 
+@pytest.mark.parametrize("asked", [["--resources", "gpu=4,cpu=32"], ["--resources=gpu=4,cpu=32"]], ids=["apart", "joined"])
+@pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
+def test_slurm_gives_a_trial_the_resources_that_are_asked_for(submit, tmp_path: Path, asked: list[str], resumed: bool):
+    if resumed:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "autoslim.db").touch()
+    words = submit("run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%", *asked)["arguments"]
+    search = parse(words[words.index("--") + 1 :])
+    assert (search["resources"], search["resume"]) == ("gpu=4,cpu=32", resumed)
+
+
+def test_slurm_refuses_an_output_that_is_no_folder(submit, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(subprocess.CalledProcessError):
+        submit("s3://bucket/run", "--model", "deit_small_patch16_224", "--data", "flowers", "--flops", "50%")
+    assert "the first argument is s3://bucket/run; allowed: a folder" in capfd.readouterr().err
+    assert not (tmp_path / "record.json").exists()
+
+
 def test_ray_takes_the_options_that_slurm_gives_it_on_the_first_node_and_on_the_others(submit):
     """`ray symmetric-run` passes on to `ray start` what is not its own. It is not run: at its end it stops every Ray of the machine."""
     import click
