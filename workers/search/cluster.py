@@ -31,7 +31,7 @@ _NO_LOGIN = "no login"
 _CONNECT_SECONDS = 8.0
 """For a TCP connection to a cluster's head: long enough for one in another region, short enough to wait for a mistyped address."""
 _OBJECT_STORE = 100 * 2**20
-"""Bytes. Images are read from memory-mapped files, so that Ray's object store carries messages only."""
+"""Bytes. Images are read from files that all trials of a node share, so that Ray's object store carries messages only."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
