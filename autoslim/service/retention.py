@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.removal import are_own, remove_within, tree_stats
 from autoslim.core.run_folder import RunFolder
 from autoslim.service.settings import ServiceSettings
@@ -18,6 +19,9 @@ from autoslim.store import Queue, QueuedJob, QueueState
 _PAGE = 500
 _ENDED = [state for state in QueueState if state.ended]
 _UNFINISHED = [state for state in QueueState if not state.ended]
+_FOREIGN_SECONDS = 86_400.0
+"""After a job's end: a supervisor of another machine kills the job's last driver within a minute and then deletes its record. A record of
+there that is as old as this has no supervisor any more: its machine, container or boot is gone."""
 
 
 class Kind(enum.StrEnum):
@@ -71,7 +75,7 @@ def find_expired(
             # They were deleted before.
             continue
         found = tuple(each for path in paths for each in tree_stats(path))
-        reason = _reason_to_keep(settings, job, found, reusers)
+        reason = _reason_to_keep(settings, job, found, reusers, age=age)
         if reason is not None:
             kept.append(KeptJob(job=job, reason=reason))
         else:
@@ -86,9 +90,12 @@ def remove_expired(settings: ServiceSettings, queue: Queue, expired: ExpiredJob)
         OSError: for what cannot be deleted; a later try goes on.
         NotFoundError: where somebody else has deleted the job meanwhile.
     """
-    reason = _reason_to_keep(settings, expired.job, expired.found, _reusers(queue))
+    reason = _reason_to_keep(settings, expired.job, expired.found, _reusers(queue), age=expired.age)
     if reason is not None:
         return KeptJob(job=expired.job, reason=reason)
+    # First: once the queue does not have the job, nothing would lead to them.
+    for record in _records(settings, expired.job):
+        record.unlink(missing_ok=True)
     if expired.kind is Kind.JOBS:
         remove_job(settings, queue, expired.job.id)
     else:
@@ -116,17 +123,33 @@ def _checkpoints(folder: Path) -> tuple[Path, ...]:
 
 
 def _reason_to_keep(
-    settings: ServiceSettings, job: QueuedJob, found: Collection[os.stat_result], reusers: _Reusers
+    settings: ServiceSettings, job: QueuedJob, found: Collection[os.stat_result], reusers: _Reusers, *, age: float
 ) -> str | None:
     folder = settings.folder(job.id)
     if (reuser := reusers.of(job)) is not None:
         return f"job {reuser} reuses it and has not ended"
-    # The supervisor deletes the record once the driver's process is gone.
-    if any((settings.root / "drivers").glob(f"{job.id}-a*.json")):
+    # The supervisor deletes the record of a driver of its own machine and boot once the process is gone.
+    foreign = [_is_foreign(record) for record in _records(settings, job)]
+    if not all(foreign):
         return "its driver has not ended, or no supervisor has run since"
+    if foreign and age <= _FOREIGN_SECONDS:
+        return "its driver ran on another machine or before a restart, and is waited for until a day after the job's end"
     if folder.is_symlink():
         return f"{folder} is a link"
     return None if are_own(found) else "it has files of other users"
+
+
+def _records(settings: ServiceSettings, job: QueuedJob) -> list[Path]:
+    """Of the job's drivers, which supervisors without a Ray cluster write."""
+    return sorted((settings.root / "drivers").glob(f"{job.id}-a*.json"))
+
+
+def _is_foreign(record: Path) -> bool:
+    """Whether it names a process of another machine, container or boot, or none: no supervisor of here deletes it."""
+    try:
+        return json.loads(record.read_text())["space"] != pid_namespace()
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,10 @@ import pytest
 
 from autoslim.core import removal
 from autoslim.core.folder_lock import LOCK, FolderLock, FolderUse
+from autoslim.core.pid_namespace import pid_namespace
 from autoslim.core.urls import default_url
 from autoslim.store import Queue, QueueState, schema
+from workers.service.process_identity import ProcessIdentity
 
 Command = Callable[..., tuple[int, str, str]]
 DAY = 86_400
@@ -41,6 +43,13 @@ class Service:
             path.parent.mkdir(parents=True)
             path.write_bytes(bytes(10_000))
         return job.id
+
+    def record(self, job: str, *, attempt: int, space: str) -> Path:
+        """That of a driver, as the supervisor writes it."""
+        path = self.root / "drivers" / f"{job}-a{attempt}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(ProcessIdentity(pid=1, space=space, started="0").to_json())
+        return path
 
     def folder(self, job: str) -> Path:
         return self.root / "jobs" / job
@@ -140,14 +149,48 @@ def test_another_tenants_job_that_reuses_all_of_its_own_keeps_nothing(autoslim: 
 
 def test_unfinished_jobs_and_those_whose_driver_is_there_stay(autoslim: Command, service: Service, cache: Path) -> None:
     busy = service.job(days=100)
-    (service.root / "drivers").mkdir()
-    (service.root / "drivers" / f"{busy}-a1.json").touch()
+    service.record(busy, attempt=1, space=pid_namespace())
     queued = service.queue.submit("{}", tenant="me")[0].id
     (service.folder(queued) / "trials").mkdir(parents=True)
     told = collect(autoslim, service, "--jobs", "90d", "--yes")
     assert told["kept"] == {busy: "its driver has not ended, or no supervisor has run since"}
     assert service.ids() == {busy, queued}
     assert (service.folder(queued) / "trials").is_dir()
+
+
+def test_a_driver_of_another_boot_keeps_its_job_for_a_day_and_its_record_goes_with_what_is_deleted(
+    autoslim: Command, service: Service, cache: Path
+) -> None:
+    """Its machine or container may be gone, and with it the supervisor that would delete the record."""
+    young, old, older = (service.job(days=days) for days in (0.5, 10, 100))
+    records = [service.record(job, attempt=attempt, space="another-boot/1") for job in (young, old, older) for attempt in (1, 2)]
+    told = collect(autoslim, service, "--checkpoints", "1h", "--jobs", "90d", "--caches", "never")
+    assert deleted(told) == {old: "checkpoints", older: "jobs"}
+    assert all(record.exists() for record in records), "looking deletes nothing"
+    told = collect(autoslim, service, "--checkpoints", "1h", "--jobs", "90d", "--caches", "never", "--yes")
+    assert deleted(told) == {old: "checkpoints", older: "jobs"}
+    assert list(told["kept"]) == [young]
+    assert "until a day after the job's end" in told["kept"][young]
+    assert [record for record in records if record.exists()] == records[:2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_record_that_names_no_process_is_of_no_driver_of_here(
+    autoslim: Command, service: Service, cache: Path, content: str
+) -> None:
+    job = service.job(days=10)
+    record = service.record(job, attempt=1, space=pid_namespace())
+    record.write_text(content)
+    assert deleted(collect(autoslim, service, "--caches", "never", "--yes")) == {job: "checkpoints"}
+    assert not record.exists()
+
+
+def test_a_driver_of_here_keeps_its_job_beside_a_record_of_another_boot(autoslim: Command, service: Service, cache: Path) -> None:
+    job = service.job(days=100)
+    records = [service.record(job, attempt=1, space="another-boot/1"), service.record(job, attempt=2, space=pid_namespace())]
+    told = collect(autoslim, service, "--jobs", "90d", "--caches", "never", "--yes")
+    assert (told["items"], told["kept"]) == ([], {job: "its driver has not ended, or no supervisor has run since"})
+    assert all(record.exists() for record in records)
 
 
 def test_a_link_is_not_followed_out_of_the_jobs_folder(autoslim: Command, service: Service, cache: Path, tmp_path: Path) -> None:

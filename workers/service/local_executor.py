@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoslim.core.files import write_atomically
+from autoslim.errors import RequestError
 from autoslim.webhook.secret import SECRET, SECRET_FILE
 from workers.service.executor import Driver, DriverState, Executor
 from workers.service.niceness import give_way
@@ -46,7 +46,10 @@ class LocalExecutor(Executor):
         self._stopped_at: dict[Driver, float] = {}
 
     def start(self, driver: Driver) -> None:
-        if self._file(driver).exists():
+        known = self._read(driver)
+        # Whoever has claimed an attempt starts it, and nobody else. A record of another boot or machine is from before a restore, or a
+        # power cut that undid the claim: it is of no process that could run this attempt.
+        if known is not None and known.is_here():
             return
         log = self._settings.log(driver.job_id, driver.attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +133,8 @@ class LocalExecutor(Executor):
     def _read(self, driver: Driver) -> ProcessIdentity | None:
         try:
             return ProcessIdentity.from_json(self._file(driver).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, RequestError):
+            # RequestError: a disk that was full or lost power has cut the file short. It names no process.
             return None
 
 

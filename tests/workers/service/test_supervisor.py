@@ -17,7 +17,7 @@ from autoslim.core.result import TrialState
 from autoslim.core.urls import default_url
 from autoslim.store import FailureClass, QueueState, Store, schema
 from autoslim.store.leases import LOSSES_ALLOWED
-from workers.service.executor import Driver
+from workers.service.executor import Driver, DriverState
 from workers.service.local_executor import LocalExecutor
 from workers.service.process_identity import ProcessIdentity
 
@@ -104,6 +104,32 @@ def test_drivers_give_way_to_the_api_by_as_much_as_the_operator_says(site):
         finally:
             executor._children[driver].kill()
             executor.delete_record(driver)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("content", [ProcessIdentity(pid=1, space="another-boot/1", started="0").to_json(), ""])
+def test_a_record_of_another_boot_keeps_no_driver_from_its_start(site, content):
+    """It is left by a restore, or by a power cut that undid the claim's transaction."""
+    job, supervisor = site.submit(), site.supervisor(command=("sh", "-c", "sleep 600"))
+    record = site.settings.root / "drivers" / f"{Driver(job.id, 1).name}.json"
+    record.write_text(content)
+    supervisor.reconcile()
+    assert supervisor._executor.list_drivers() == {Driver(job.id, 1): DriverState.RUNNING}
+    assert ProcessIdentity.from_json(record.read_text()) == ProcessIdentity.of(site.pid(job))
+
+
+def test_a_driver_that_runs_here_is_started_once(site):
+    executor, driver = LocalExecutor(site.settings, command=("sh", "-c", "sleep 600")), Driver("job", 1)
+    executor.start(driver)
+    child = executor._children[driver]
+    try:
+        LocalExecutor(site.settings, command=("sh", "-c", "exit 1")).start(driver)
+        executor.start(driver)
+        assert executor._children == {driver: child}
+        assert json.loads((site.settings.root / "drivers" / "job-a1.json").read_text())["pid"] == child.pid
+    finally:
+        child.kill()
+        executor.delete_record(driver)
 
 
 @pytest.mark.faults
