@@ -162,7 +162,10 @@ class TrialPage(Reply):
 
 
 class Event(Reply):
-    """`seq` increases over the events of all jobs; `type` is state, message, trial_began, trial_reported, trial_ended or best."""
+    """`seq` increases over the events of all jobs; `type` is state, message, trial_began, trial_reported, trial_ended or best.
+
+    `data` has the `attempt` that wrote it, where one did; an event that an earlier version wrote has it in a state only.
+    """
 
     seq: int
     type: str

@@ -164,7 +164,7 @@ class Leases(EventLog):
                 return
             connection.execute(schema.queue.update().where(_queue.id == claim.id).values(reason=reason))
             if reason is not None:
-                write_events(connection, [(claim.id, "message", {"text": reason})])
+                write_events(connection, [(claim.id, "message", {"text": reason, "attempt": claim.attempt})])
 
     def set_reason_of_running(self, reason: str | None, *, instead_of: str | None = None) -> None:
         """The same for all running jobs whose reason is `instead_of`, without an event: whatever they wait for concerns them all."""

@@ -60,7 +60,7 @@ PATIENCE = {"lasting": 600.0, "longer": 1200.0, "longest": 3000.0}
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """`seconds` from submitting to the end, and `phases` those in each state; `doubled` are jobs for one submit beyond the first,
-    trials that ended twice, and changes of a state by a driver that had lost the job to the next attempt's.
+    trials that ended twice, and events of a driver that had lost the job to the next attempt's.
     """
 
     state: str
@@ -252,8 +252,9 @@ class User:
 
 
 def overtaken(events: list[dict[str, Any]]) -> int:
-    """How many changes of the state an attempt has made after a later one has made its first."""
-    attempts = [event["data"]["attempt"] for event in events if event["type"] == "state"]
+    """How many events an attempt has written after a later one has written its first."""
+    # A request to cancel is no attempt's.
+    attempts = [event["data"]["attempt"] for event in events if "attempt" in event["data"]]
     return sum(attempt < latest for attempt, latest in zip(attempts, itertools.accumulate(attempts, max), strict=True))
 
 

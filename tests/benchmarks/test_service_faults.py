@@ -195,12 +195,20 @@ def test_the_seconds_in_each_state_are_those_of_all_attempts() -> None:
     assert phases(events) == {"QUEUED": 3.5, "STARTING": 23.5, "PREPARING": 10.0, "SEARCHING": 4.0}
 
 
-def test_a_state_that_an_earlier_attempt_sets_after_a_later_one_is_found() -> None:
+@pytest.mark.parametrize("type", ["state", "message", "trial_ended"])
+def test_what_an_earlier_attempt_writes_after_a_later_one_is_found(type: str) -> None:
     def events(*attempts: int) -> list[dict[str, object]]:
-        return [{"type": "state", "data": {"attempt": attempt}} for attempt in attempts] + [{"type": "message", "data": {}}]
+        return [{"type": type, "data": {"attempt": attempt}} for attempt in attempts] + [{"type": "message", "data": {}}]
 
     assert overtaken(events(0, 1, 1, 2, 2)) == 0
     assert overtaken(events(0, 1, 2, 1, 2, 1)) == 2
+
+
+def test_an_event_of_an_earlier_attempt_is_found_among_the_states_of_the_next_one() -> None:
+    began, message = {"type": "state", "data": {"attempt": 2}}, {"type": "message", "data": {"text": "a", "attempt": 1}}
+    assert overtaken([message, began]) == 0
+    assert overtaken([message, began, message]) == 1
+    assert overtaken([message, began, {"type": "message", "data": {"text": "a cancellation was requested"}}]) == 0
 
 
 def test_the_page_has_the_epochs_of_every_job() -> None:

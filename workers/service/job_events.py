@@ -94,7 +94,7 @@ class JobEvents(SearchCallback):
 
     def _append(self, type: str, data: dict[str, Any], *, progress: bool = False) -> None:
         with self._lease_held():
-            self._queue.record(self._claim, type, data, progress=progress)
+            self._queue.record(self._claim, type, {**data, "attempt": self._claim.attempt}, progress=progress)
         self._print(type, data)
 
     @contextlib.contextmanager

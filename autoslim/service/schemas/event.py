@@ -11,7 +11,7 @@ from autoslim.store import Event
 
 
 class EventResponse(BaseModel):
-    """`seq` increases over the events of all jobs; `at` is RFC 3339 in UTC."""
+    """`seq` increases over the events of all jobs; `at` is RFC 3339 in UTC; `data` has the `attempt` that wrote it, where one did."""
 
     seq: int
     at: str
