@@ -24,6 +24,11 @@ _RESOURCE_SHARE = 0.01
 _STOP_SECONDS = 30
 # Without a byte from the cluster, until it counts as away: half of the default lease, in which a claimed job is safe.
 _ANSWER_SECONDS = 30.0
+# From a driver's end until Ray's job is deleted, since the supervisor reads the list of all that Ray keeps every second. Until then users
+# have the driver's page in the dashboard.
+_KEPT_SECONDS = 86_400.0
+# Old jobs that are deleted in a round: each is a request, and a round must not take long where many have come together.
+_MOST_DELETED = 10
 # Ray gives up a job that has no node after 15 minutes (RAY_JOB_START_TIMEOUT_SECONDS on the head).
 _UNSCHEDULED_ERRORS = (JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT, JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE)
 
@@ -48,6 +53,9 @@ class RayJobsExecutor(Executor):
         self._connected: _JobClient | None = None
         self._stopped_at: dict[Driver, float] = {}
         self._unscheduled: set[Driver] = set()
+        # Ended long ago and to be deleted, and those whose deletion Ray has refused.
+        self._old: set[Driver] = set()
+        self._refused: set[Driver] = set()
 
     def start(self, driver: Driver) -> None:
         environment = self._settings.environment(secrets=False) | {"RAY_JOB_STOP_SECONDS_TIME_S": str(_STOP_SECONDS)}
@@ -67,9 +75,16 @@ class RayJobsExecutor(Executor):
 
     def list_drivers(self) -> dict[Driver, DriverState]:
         with self._client() as client:
-            found = {Driver.parse(details.submission_id or ""): driver_state(details) for details in client.list_jobs()}
-        states = {driver: state for driver, state in found.items() if driver is not None}
+            listed = {Driver.parse(details.submission_id or ""): details for details in client.list_jobs()}
+        found = {driver: details for driver, details in listed.items() if driver is not None}
+        states = {driver: driver_state(details) for driver, details in found.items()}
         self._unscheduled = {driver for driver, state in states.items() if state is DriverState.NEVER_SCHEDULED}
+        self._refused &= found.keys()
+        # By the time of day: Ray tells no other, and clocks of machines differ by much less than the time for which jobs are kept.
+        oldest = 1000 * (time.time() - _KEPT_SECONDS)
+        ended = [driver for driver, state in states.items() if state is DriverState.ENDED and driver not in self._refused]
+        old = sorted((end, driver) for driver in ended if (end := found[driver].end_time) is not None and end < oldest)
+        self._old = {driver for _, driver in old[:_MOST_DELETED]}
         return states
 
     def stop(self, driver: Driver) -> None:
@@ -81,12 +96,21 @@ class RayJobsExecutor(Executor):
             client.stop_job(driver.name)
 
     def delete_record(self, driver: Driver) -> None:
-        """Ray keeps the history of its jobs, except those that never ran: a job may wait for a node for days."""
+        """Ray keeps its job for a day after the end, except one that never ran: a job may wait for a node for days."""
         self._stopped_at.pop(driver, None)
         if driver in self._unscheduled:
             self._unscheduled.discard(driver)
             with self._client() as client:
                 client.delete_job(driver.name)
+        elif driver in self._old:
+            self._old.discard(driver)
+            with self._client() as client:
+                try:
+                    client.delete_job(driver.name)
+                except RuntimeError as error:
+                    # Jobs run all the same, and need the rest of the round.
+                    self._refused.add(driver)
+                    _log.warning("Ray does not delete its job of driver %s: %s", driver.name, str(error).strip()[:500])
 
     def close(self) -> None:
         """Drivers on a cluster outlive the supervisor."""
