@@ -26,9 +26,10 @@ _STALL_MINUTES = 1.0
 
 _FOR_MEMORY = re.compile(
     r"its worker was lost$|its node had too little memory left$|its process did nothing any more$|(?i:memory)|can't start new thread"
-    r"|bad_alloc|Resource temporarily unavailable"
+    r"|bad_alloc|Resource temporarily unavailable|could not create a primitive$"
 )
-"""How a trial ends whose process gets no more memory: the process is lost, hangs and is ended, or lives and the trial fails."""
+"""How a trial ends whose process gets no more memory: the process is lost, hangs and is ended, or lives and the trial fails. The last is
+what oneDNN says, which gives no reason."""
 
 
 def _api(stage: Stage, *, number: signal.Signals) -> str:

@@ -98,6 +98,7 @@ def test_a_user_waits_for_nothing_that_the_jobs_end_has_not_brought(service: Run
         ({"type": "state", "data": {"state": "SEARCHING"}}, None),
         (failed("RuntimeError", "cannot allocate memory"), "trial 3 failed: RuntimeError: cannot allocate memory"),
         (failed("RuntimeError", "can't start new thread"), "trial 3 failed: RuntimeError: can't start new thread"),
+        (failed("RuntimeError", "could not create a primitive"), "trial 3 failed: RuntimeError: could not create a primitive"),
     ],
 )
 def test_a_trial_without_memory_is_lost_or_fails(event: dict[str, Any], told: str | None) -> None:
