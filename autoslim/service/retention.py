@@ -147,7 +147,7 @@ def _records(settings: ServiceSettings, job: QueuedJob) -> list[Path]:
 def _is_foreign(record: Path) -> bool:
     """Whether it names a process of another machine, container or boot, or none: no supervisor of here deletes it."""
     try:
-        return json.loads(record.read_text())["space"] != pid_namespace()
+        return bool(json.loads(record.read_text())["space"] != pid_namespace())
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return True
 

@@ -99,7 +99,7 @@ class _Alive:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         activity.mark()
         return self._file.read(size)
 
