@@ -1,7 +1,9 @@
 """The clocks of all processes that share a database. Dates are ISO 8601 in UTC and sort as text.
 
-`now` is the time of day, for people. `steady` is what leases and pauses are counted in: nobody sets it. In PostgreSQL both are the server's
-clock. The users of a SQLite file are on one machine; their steady clock is the time since its boot, from a moment that the file records.
+`now` is the time of day, for people. `steady` is what leases and pauses are counted in. The users of a SQLite file are on one machine;
+their steady clock is the time since its boot, from a moment that the file records, and nobody sets it. In PostgreSQL both are the server's
+time of day, the one clock that all machines share: the clocks of the service's machines do not matter, but where the server's is set
+forward, leases and pauses end early by as much, and where it is set back, late. A driver whose lease ended early is refused by its fence.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def now(connection: sa.Connection) -> datetime.datetime:
 
 
 def steady(connection: sa.Connection) -> datetime.datetime:
-    """Advances a second a second, also where the time of day is set back or forth."""
+    """In SQLite it advances a second a second, also where the time of day is set back or forth; in PostgreSQL it is the server's clock."""
     if connection.dialect.name != "sqlite":
         return _server(connection)
     zero = connection.execute(sa.select(_clock.zero).where(_clock.boot == _boot())).scalar_one_or_none()
@@ -56,11 +58,20 @@ def steady(connection: sa.Connection) -> datetime.datetime:
 
 
 def anchor(connection: sa.Connection) -> None:
-    """Records where the steady clock of this boot starts: at the time of day, or later if what the file says was later."""
+    """Records where the steady clock of this boot starts: at the time of day, or later if what the file says was later.
+
+    After a boot of the machine, leases and pauses of the former one are over: none of their holders lives.
+    """
     if connection.dialect.name != "sqlite" or steady_is_anchored(connection):
         return
-    last = connection.execute(sa.select(sa.func.max(schema.queue.c.updated_at))).scalar()
-    begun = max(wall_clock(), datetime.datetime.fromisoformat(last)) if last else wall_clock()
+    # The time of day, and the steady clock of the former boot, which may be ahead of it.
+    columns = [schema.queue.c.updated_at, schema.queue.c.renewed_at]
+    same_boot = sa.select(_clock.boot).where(_clock.boot.startswith(_boot().partition("/")[0], autoescape=True))
+    if connection.execute(same_boot).first() is None:
+        # Not where another time namespace of this boot has the file open: its drivers live.
+        columns += [schema.queue.c.lease_until, schema.queue.c.not_before]
+    latest = connection.execute(sa.select(*map(sa.func.max, columns))).one()
+    begun = max([wall_clock(), *(datetime.datetime.fromisoformat(moment) for moment in latest if moment)])
     connection.execute(schema.clock.insert().values(boot=_boot(), zero=begun.timestamp() - uptime()))
 
 

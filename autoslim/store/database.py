@@ -35,6 +35,23 @@ _BUSY_SECONDS = 30
 # locks, and the job would never get another driver. Shorter than a lease (60 s by default), and far longer than any pause between two
 # statements.
 _IDLE_SECONDS = 30
+# Parameters of libpq for a PostgreSQL that goes silent: packets are lost, and nothing is refused. TCP alone would wait for a quarter of an
+# hour, and for ever where it only reads. A transaction that finds its connection dead and no new one has failed after 8 s and 4 s: the
+# API answers 503 within 15 s, a search tries again several times in its patience (40 s), and a driver in its lease (60 s by default).
+# Longer than TCP needs to send a lost packet several times again.
+_SILENCE = {
+    # Seconds for each address of the server, login included.
+    "connect_timeout": 4,
+    # Milliseconds for what was sent to be received.
+    "tcp_user_timeout": 8000,
+    # Where the server has received a statement and is silent since: asked after 4 s, and then every 2 s, twice.
+    "keepalives": 1,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+}
+# Those of SQLAlchemy's drivers that pass them on to libpq.
+_LIBPQ_DRIVERS = ("psycopg", "psycopg2")
 
 
 class Database:
@@ -124,7 +141,8 @@ def _open_engine(url: str) -> sa.Engine:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
             raise RequestError(f"storage {url!r} lives in memory and would be lost; name a file, as sqlite:////data/autoslim.db")
-        engine = sa.create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        pre_ping = parsed.get_backend_name() != "sqlite"
+        engine = sa.create_engine(parsed, pool_pre_ping=pre_ping, connect_args=_silence_limits(parsed))
     except (sa.exc.ArgumentError, ValueError, ModuleNotFoundError) as error:
         if isinstance(error, RequestError):
             raise
@@ -136,6 +154,13 @@ def _open_engine(url: str) -> sa.Engine:
     elif engine.dialect.name == "postgresql":
         sa.event.listen(engine, "connect", _prepare_postgres)
     return engine
+
+
+def _silence_limits(url: sa.URL) -> dict[str, int]:
+    """What the URL says of them itself is left to it."""
+    if url.get_backend_name() != "postgresql" or url.get_driver_name() not in _LIBPQ_DRIVERS:
+        return {}
+    return {name: value for name, value in _SILENCE.items() if name not in url.query}
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

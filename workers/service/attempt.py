@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
             bind(job_id=job_id, attempt=attempt)
             with (
                 _open_log(settings.log(job_id, attempt)) as lines,
-                # The keeper never waits for the database: it ends this process when the lease has run out.
+                # Without patience: the keeper tries again by itself, and ends this process when the lease has run out.
                 LeaseKeeper(queue, claim, settings.lease_seconds) as keeper,
                 Queue(settings.storage, patience=PATIENCE_SECONDS) as patient,
             ):
