@@ -9,9 +9,13 @@ import secrets
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import httpx
+import psutil
 from loopback.postgres import Postgres
 
 from faults.case import Case, MissingError, Stage
@@ -103,8 +107,17 @@ class _Apart(Service):
         return f"http://{self.address}:{self.port}"
 
 
+# A lease that the cut outlasts, however much of it is left then; the default one would cost the case a minute more.
+_LEASE_SECONDS, _LONG_CUT_SECONDS = 20.0, 90.0
+# Beyond the lease, for a driver's end on a busy machine.
+_END_SECONDS = 5.0
+# The service finds a connection dead after 8 s and no new one after 4 s.
+_ANSWER_SECONDS = 15.0
+
+
 @contextlib.contextmanager
-def _apart(folder: Path) -> Iterator[Service]:
+def _apart(folder: Path, *, lease_seconds: float | None = None) -> Iterator[Service]:
+    lease = {} if lease_seconds is None else {"AUTOSLIM_LEASE_SECONDS": f"{lease_seconds:g}"}
     password = secrets.token_hex(16)
     with namespace() as name, postgres_server(password) as server:
         to_user, to_database = (Link(name, number) for number in (1, 2))
@@ -115,7 +128,7 @@ def _apart(folder: Path) -> Iterator[Service]:
         service = _Apart(
             folder,
             options=("--host", to_user.there, "--insecure"),
-            environment={"AUTOSLIM_STORAGE": storage, "AUTOSLIM_ALLOWED_HOSTS": to_user.there},
+            environment={"AUTOSLIM_STORAGE": storage, "AUTOSLIM_ALLOWED_HOSTS": to_user.there, **lease},
             wrapper=("ip", "netns", "exec", name),
         )
         service.address, service.to_database = to_user.there, to_database
@@ -143,4 +156,47 @@ def _partition(stage: Stage) -> str:
     return told
 
 
-CASES = [Case(f"network to PostgreSQL cut for {AWAY_SECONDS:.0f} s", _partition, host=_apart, job="longer")]
+def _long_partition(stage: Stage) -> str:
+    """Raises TimeoutError where the driver outlives its lease, or readiness is answered late or with anything but 503."""
+    assert isinstance(stage.service, _Apart)
+    driver, link = stage.driver(), stage.service.to_database
+    link.cut()
+    began = time.monotonic()
+    mending = threading.Timer(_LONG_CUT_SECONDS, link.mend)
+    mending.start()
+    try:
+        told = _readiness(stage)
+        left = began + _LEASE_SECONDS + _END_SECONDS - time.monotonic()
+        try:
+            driver.wait(timeout=max(left, 0.0))
+        except psutil.TimeoutExpired:
+            raise TimeoutError(
+                f"the driver lives {_END_SECONDS:g} s after the end of its lease of {_LEASE_SECONDS:g} s"
+            ) from None
+        return f"{told}; the driver ended {time.monotonic() - began:.0f} s after the cut"
+    finally:
+        mending.join()
+
+
+def _readiness(stage: Stage) -> str:
+    began = time.monotonic()
+    with httpx.Client(base_url=stage.service.url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
+        try:
+            status = client.get("/readyz").status_code
+        except httpx.TimeoutException:
+            raise TimeoutError(f"/readyz has not answered within {_ANSWER_SECONDS:g} s of the cut") from None
+    if status != 503:
+        raise TimeoutError(f"/readyz answers {status} while the database is cut off, instead of 503")
+    return f"readiness: 503 after {time.monotonic() - began:.0f} s"
+
+
+CASES = [
+    Case(f"network to PostgreSQL cut for {AWAY_SECONDS:.0f} s", _partition, host=_apart, job="longer"),
+    Case(
+        f"network to PostgreSQL cut for {_LONG_CUT_SECONDS:.0f} s, longer than a lease of {_LEASE_SECONDS:.0f} s",
+        _long_partition,
+        host=partial(_apart, lease_seconds=_LEASE_SECONDS),
+        # The fault lasts, and a new driver starts after it.
+        job="longest",
+    ),
+]

@@ -1,4 +1,4 @@
-"""Leases and pauses last as long as they are said to, whatever becomes of the time of day meanwhile."""
+"""Leases and pauses last as long as they are said to, whatever becomes of the time of day; with PostgreSQL they follow its server's clock."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from autoslim.errors import LeaseLostError
 from autoslim.store import Queue, QueueState, clock
+from tests.helpers.databases import fresh_postgres
+from tests.helpers.session import CI_ONLY
 
 S = QueueState
 SPEC = json.dumps({"model": "deit_tiny_patch16_224", "flops": ["50%"]})
@@ -30,6 +32,54 @@ def set_clock(monkeypatch):
         monkeypatch.setattr(clock, "wall_clock", lambda: real() + datetime.timedelta(hours=hours))
 
     return set_by
+
+
+@pytest.fixture
+def postgres_queue(postgres):
+    with Queue(fresh_postgres(postgres)) as queue:
+        queue.submit(SPEC, tenant="me")
+        yield queue
+
+
+@pytest.fixture
+def set_server_clock(monkeypatch):
+    """What PostgreSQL's own clock says."""
+
+    def set_by(hours):
+        real = clock._server
+        monkeypatch.setattr(clock, "_server", lambda connection: real(connection) + datetime.timedelta(hours=hours))
+
+    return set_by
+
+
+@CI_ONLY
+@pytest.mark.faults
+def test_postgresql_set_forward_passes_a_running_job_on_and_fences_its_driver(postgres_queue, set_server_clock):
+    first = postgres_queue.claim("a", 60)
+    set_server_clock(1)
+    assert postgres_queue.claim("b", 60).attempt == 2
+    with pytest.raises(LeaseLostError):
+        postgres_queue.renew(first, 60)
+
+
+@CI_ONLY
+@pytest.mark.faults
+def test_postgresql_set_back_keeps_a_lost_job_waiting_until_its_clock_is_there_again(postgres_queue, set_server_clock):
+    postgres_queue.claim("a", 0.05)
+    set_server_clock(-1)
+    time.sleep(0.1)
+    assert postgres_queue.claim("b", 60) is None
+    set_server_clock(1)
+    assert postgres_queue.claim("b", 60).attempt == 2
+
+
+@CI_ONLY
+@pytest.mark.faults
+def test_postgresql_set_back_leaves_a_job_to_the_driver_that_renews_it(postgres_queue, set_server_clock):
+    claim = postgres_queue.claim("a", 60)
+    set_server_clock(-1)
+    assert postgres_queue.renew(claim, 60) is False
+    assert postgres_queue.claim("b", 60) is None
 
 
 @pytest.mark.faults
@@ -90,6 +140,33 @@ def test_after_a_boot_with_a_clock_that_is_behind_no_lease_holds_longer_than_it_
     with Queue(url) as queue:
         monkeypatch.setattr(clock, "uptime", lambda: 8.0)
         assert queue.claim("b", 60).attempt == 2
+
+
+def test_after_a_boot_leases_and_pauses_of_the_former_one_are_over_where_its_clock_was_set_back(tmp_path, set_clock, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'q.db'}"
+    with Queue(url) as queue:
+        for _ in range(2):
+            queue.submit(SPEC, tenant="me")
+        set_clock(-5)
+        queue.claim("a", 60)
+        paused = queue.claim("a", 60)
+        queue.pause(paused.id, 1, "waiting for a node", 60)
+    monkeypatch.setattr(clock, "_boot", lambda: "the next boot")
+    monkeypatch.setattr(clock, "uptime", lambda: 7.0)
+    with Queue(url) as queue:
+        monkeypatch.setattr(clock, "uptime", lambda: 8.0)
+        assert [queue.claim("b", 60).attempt for _ in range(2)] == [2, 2]
+
+
+def test_another_time_namespace_of_the_same_boot_leaves_a_lease_to_its_holder(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'q.db'}"
+    monkeypatch.setattr(clock, "_boot", lambda: "boot/1")
+    with Queue(url) as first:
+        first.submit(SPEC, tenant="me")
+        first.claim("a", 60)
+        monkeypatch.setattr(clock, "_boot", lambda: "boot/2")
+        with Queue(url) as second:
+            assert second.claim("b", 60) is None
 
 
 def test_the_time_of_day_is_what_people_see(queue, set_clock):
