@@ -1,4 +1,4 @@
-"""Leases and pauses last as long as they are said to, whatever becomes of the time of day; with PostgreSQL they follow its server's clock."""
+"""Leases and pauses last as long as they are said to, whatever becomes of the time of day; in PostgreSQL they follow its clock."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 import time
 
 import pytest
+from helpers.databases import fresh_postgres
 
 from autoslim.errors import LeaseLostError
 from autoslim.store import Queue, QueueState, clock
-from tests.helpers.databases import fresh_postgres
-from tests.helpers.session import CI_ONLY
 
 S = QueueState
 SPEC = json.dumps({"model": "deit_tiny_patch16_224", "flops": ["50%"]})
@@ -19,8 +18,9 @@ HOURS = [-1, 1]
 
 
 @pytest.fixture
-def queue(database_url):
-    with Queue(database_url) as queue:
+def queue(tmp_path):
+    """In SQLite. Nothing in PostgreSQL reads the time of day of this process."""
+    with Queue(f"sqlite:///{tmp_path / 'q.db'}") as queue:
         queue.submit(SPEC, tenant="me")
         yield queue
 
@@ -52,7 +52,8 @@ def set_server_clock(monkeypatch):
     return set_by
 
 
-@CI_ONLY
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.faults
 def test_postgresql_set_forward_passes_a_running_job_on_and_fences_its_driver(postgres_queue, set_server_clock):
     first = postgres_queue.claim("a", 60)
@@ -62,7 +63,8 @@ def test_postgresql_set_forward_passes_a_running_job_on_and_fences_its_driver(po
         postgres_queue.renew(first, 60)
 
 
-@CI_ONLY
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.faults
 def test_postgresql_set_back_keeps_a_lost_job_waiting_until_its_clock_is_there_again(postgres_queue, set_server_clock):
     postgres_queue.claim("a", 0.05)
@@ -73,7 +75,8 @@ def test_postgresql_set_back_keeps_a_lost_job_waiting_until_its_clock_is_there_a
     assert postgres_queue.claim("b", 60).attempt == 2
 
 
-@CI_ONLY
+@pytest.mark.slow
+@pytest.mark.short
 @pytest.mark.faults
 def test_postgresql_set_back_leaves_a_job_to_the_driver_that_renews_it(postgres_queue, set_server_clock):
     claim = postgres_queue.claim("a", 60)
@@ -172,6 +175,5 @@ def test_another_time_namespace_of_the_same_boot_leaves_a_lease_to_its_holder(tm
 def test_the_time_of_day_is_what_people_see(queue, set_clock):
     set_clock(-1)
     claim = queue.claim("a", 60)
-    if queue._database._engine.dialect.name == "sqlite":
-        shown = datetime.datetime.fromisoformat(queue.get(claim.id).started_at)
-        assert abs((shown - clock.wall_clock()).total_seconds()) < 60
+    shown = datetime.datetime.fromisoformat(queue.get(claim.id).started_at)
+    assert abs((shown - clock.wall_clock()).total_seconds()) < 60
