@@ -58,26 +58,40 @@ def stamps_of(paths: PathList) -> Generator[FileStamp]:
 def _elsewhere(paths: PathList) -> Generator[FileStamp]:
     rest = iter(paths)
     parts = iter(lambda: list(itertools.islice(rest, _AT_ONCE)), [])
-    process, connection = start_child(_MODULE)
-
-    def look(part: list[str]) -> tuple[list[str], array.array[int]]:
-        connection.send(part)
-        numbers = array.array(NUMBERS)
-        numbers.frombytes(connection.recv_bytes())
-        return part, numbers
-
     done = 0
     try:
-        # One thread: the process looks at one part after the other.
-        with contextlib.closing(map_ahead(look, parts, threads=1, ahead=_AHEAD)) as looked:
-            for part, numbers in looked:
-                flat = iter(numbers)
-                yield from zip(part, flat, flat, flat, strict=True)
-                done += len(part)
+        with contextlib.closing(_Looker()) as look, contextlib.closing(map_ahead(look, parts, threads=1, ahead=_AHEAD)) as looked:
+            try:
+                for part, numbers in looked:
+                    flat = iter(numbers)
+                    yield from zip(part, flat, flat, flat, strict=True)
+                    done += len(part)
+            finally:
+                # Before the thread is waited for: what it waits for may never come, from a network folder that is away.
+                look.end()
     except (EOFError, OSError) as error:
-        _log.warning("a process that looks at the data set's files has ended (%s): the others are looked at without one", error)
+        _log.warning("no process looks at the data set's files beside this one any more (%s): it looks at the others itself", error)
         yield from ((path, *stamp_of(path)) for path in itertools.islice(paths, done, None))
-    finally:
-        connection.close()
-        process.kill()
-        process.communicate()
+
+
+class _Looker:
+    """The process, which looks at one part after the other."""
+
+    def __init__(self) -> None:
+        self._process, self._connection = start_child(_MODULE)
+
+    def __call__(self, part: list[str]) -> tuple[list[str], array.array[int]]:
+        """Raises EOFError or OSError where the process has ended."""
+        self._connection.send(part)
+        numbers = array.array(NUMBERS)
+        numbers.frombytes(self._connection.recv_bytes())
+        return part, numbers
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def close(self) -> None:
+        """When no thread uses it any more."""
+        self.end()
+        self._connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -61,7 +62,7 @@ def test_where_the_other_process_is_killed_this_one_looks_at_the_rest(paths: Pat
     with caplog.at_level(logging.WARNING):
         found += stamps
     assert found == [(path, *stamp_of(path)) for path in paths]
-    assert "a process that looks at the data set's files has ended" in caplog.text
+    assert "no process looks at the data set's files beside this one" in caplog.text
 
 
 @pytest.mark.usefixtures("long")
@@ -71,6 +72,31 @@ def test_who_stops_asking_leaves_no_process(paths: PathList):
     assert len(lookers()) == 1
     stamps.close()
     assert not lookers()
+
+
+@pytest.mark.usefixtures("long")
+@pytest.mark.timeout(60)
+def test_who_stops_asking_does_not_wait_for_a_process_that_hangs(paths: PathList):
+    stamps = stamps_of(paths)
+    next(stamps)
+    [looker] = lookers()
+    looker.send_signal(signal.SIGSTOP)
+    stamps.close()
+    assert not lookers()
+
+
+@pytest.mark.usefixtures("long")
+def test_where_no_process_can_be_started_this_one_looks(
+    paths: PathList, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse(module: str) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(file_stamps, "start_child", refuse)
+    with caplog.at_level(logging.WARNING):
+        found = list(stamps_of(paths))
+    assert found == [(path, *stamp_of(path)) for path in paths]
+    assert "Resource temporarily unavailable" in caplog.text
 
 
 @pytest.mark.usefixtures("long")
