@@ -25,13 +25,19 @@ def queue(tmp_path):
         yield queue
 
 
-@pytest.fixture
-def set_clock(monkeypatch):
+def setter(monkeypatch, name):
+    """Sets this clock of the module forth by hours, each time from what it says then."""
+
     def set_by(hours):
-        real = clock.wall_clock
-        monkeypatch.setattr(clock, "wall_clock", lambda: real() + datetime.timedelta(hours=hours))
+        real = getattr(clock, name)
+        monkeypatch.setattr(clock, name, lambda *of: real(*of) + datetime.timedelta(hours=hours))
 
     return set_by
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    return setter(monkeypatch, "wall_clock")
 
 
 @pytest.fixture
@@ -44,12 +50,7 @@ def postgres_queue(postgres):
 @pytest.fixture
 def set_server_clock(monkeypatch):
     """What PostgreSQL's own clock says."""
-
-    def set_by(hours):
-        real = clock._server
-        monkeypatch.setattr(clock, "_server", lambda connection: real(connection) + datetime.timedelta(hours=hours))
-
-    return set_by
+    return setter(monkeypatch, "_server")
 
 
 @pytest.mark.slow
