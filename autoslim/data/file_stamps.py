@@ -70,7 +70,9 @@ def _elsewhere(paths: PathList) -> Generator[FileStamp]:
                 # Before the thread is waited for: what it waits for may never come, from a network folder that is away.
                 look.end()
     except (EOFError, OSError) as error:
-        _log.warning("no process looks at the data set's files beside this one any more (%s): it looks at the others itself", error)
+        _log.warning(
+            "no process looks at the data set's files beside this one any more (%s): it looks at the others itself", error
+        )
         yield from ((path, *stamp_of(path)) for path in itertools.islice(paths, done, None))
 
 
