@@ -36,7 +36,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "deploy")]
 from faults import attacks, beside, cluster, kills, network, surroundings, takeovers, tracking  # noqa: E402
 from faults.case import Case, MissingError, Stage, plain  # noqa: E402
 from faults.leftovers import claimed, prefix  # noqa: E402
-from faults.rows import keep_row, kept_rows  # noqa: E402
+from faults.rows import all_trained, keep_row, kept_rows  # noqa: E402
 from faults.service import Service, left_behind  # noqa: E402
 from faults.user import JOBS, PATIENCE, User  # noqa: E402
 
@@ -155,6 +155,7 @@ def broken_rules(row: dict[str, Any], case: Case, alone: float | None) -> list[s
         f"the job is {row['state']}": row["state"] == "SUCCEEDED" or said_why,
         f"lost: {lost}": lost == 0,
         f"doubled: {row['doubled']}": row["doubled"] == 0,
+        f"trials: {row['trials']}, asked for: {row['asked']}": case.may_fail or all_trained(row),
         f"processes left: {row['left']}": row["left"] == 0,
         f"attempts: {row['attempts']}, expected: {case.attempts}": case.attempts in (None, row["attempts"]),
         f"{times:.2f} times as long as undisturbed, allowed: {LONGEST}": times <= LONGEST,

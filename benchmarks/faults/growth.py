@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from faults.rows import all_trained
+
 NO_FAULT = "none"
 """In place of the name of a fault."""
 
@@ -106,6 +108,11 @@ def problems(rows: Sequence[dict[str, Any]], jobs: int, *, complete: bool = True
         f"job {row['number']} ({row['fault']}): {row['state']}, lost {row['lost']}, doubled {row['doubled']}"
         for row in rows
         if row["state"] != "SUCCEEDED" or row["lost"] or row["doubled"]
+    ]
+    found += [
+        f"job {row['number']} ({row['fault']}): trials: {row['trials']}, asked for: {row['asked']}"
+        for row in rows
+        if not all_trained(row)
     ]
     ids = {row["id"] for row in rows}
     if [row["number"] for row in rows] != list(range(jobs)) or len(ids) < jobs:

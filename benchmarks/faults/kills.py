@@ -37,6 +37,8 @@ def _api(stage: Stage, *, number: signal.Signals) -> str:
     stage.service.api.send_signal(number)
     stage.service.end()
     stage.service.start()
+    # The next fault, of another job, finds an API and a supervisor.
+    stage.service.until_ready()
     return ""
 
 
@@ -94,6 +96,7 @@ def _everything(stage: Stage) -> str:
             process.kill()
     stage.service.end()
     stage.service.start()
+    stage.service.until_ready()
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +20,9 @@ def kept_rows(file: Path) -> list[dict[str, Any]]:
 def keep_row(file: Path, row: dict[str, Any]) -> None:
     with file.open("a") as rows:
         rows.write(json.dumps(row) + "\n")
+
+
+def all_trained(row: Mapping[str, Any]) -> bool:
+    """Whether as many trials as the user wanted were trained, to their end or until the scheduler stopped them, and there is no other."""
+    trained = sum(row["trials"].get(state, 0) for state in ("complete", "stopped"))
+    return trained == row["asked"] == sum(row["trials"].values())

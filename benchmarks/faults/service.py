@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import psutil
 
 T = TypeVar("T")
@@ -110,6 +111,18 @@ class Service:
                 subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, start_new_session=True)
                 for command in self._commands
             ]
+
+    def until_ready(self) -> None:
+        """The API answers and says that it can work, and its supervisor runs."""
+
+        def ready() -> bool | None:
+            try:
+                return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).is_success or None
+            except httpx.HTTPError:
+                return None
+
+        until(ready, "an API that is ready")
+        self.supervisor()
 
     def beside(self, *words: str) -> subprocess.Popen[bytes]:
         """A further command of autoslim, from now on to the end of the service."""

@@ -47,14 +47,14 @@ LASTING = SPEC | {"epochs": 30.0}
 _WHOLE = LASTING | {"scheduler": "none"}
 """Nothing is pruned: which trials would be depends on their order, and so the job's length would depend on the fault."""
 
-JOBS = {"lasting": LASTING, "longer": _WHOLE | {"epochs": 100.0}, "longest": _WHOLE | {"epochs": 400.0}}
-"""By the names that rows have of them. The second and the third one take some two and six times as long as the first, for faults that
+JOBS = {"lasting": LASTING, "longer": _WHOLE | {"epochs": 100.0}, "longest": _WHOLE | {"epochs": 300.0}}
+"""By the names that rows have of them. The second and the third one take some two and five times as long as the first, for faults that
 cost half a minute, such as the start of a driver, and up to two minutes, such as a lease."""
 
 # Between two looks at the job.
 _LOOK_SECONDS = 0.25
 PATIENCE = {"lasting": 600.0, "longer": 1200.0, "longest": 3000.0}
-"""Seconds that each of JOBS may take with a fault. Without one they take some 120, 310 and 1100 s on two slow cores."""
+"""Seconds that each of JOBS may take with a fault. Without one they take some 120, 310 and 850 s on two slow cores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Verdict:
     seconds: float
     told: list[str]
     phases: dict[str, float]
+    trials: dict[str, int]
+    asked: int
 
 
 class User:
@@ -175,9 +177,8 @@ class User:
         jobs = self._get(f"/v1/jobs?label={self.name}")["jobs"]
         events = self._events()
         ended = Counter(event["data"]["trial"] for event in events if event["type"] == "trial_ended")
-        kept = {
-            trial["number"] for trial in self._get(f"/v1/jobs/{self.job['id']}/trials")["trials"] if trial["state"] != "running"
-        }
+        trials = self._get(f"/v1/jobs/{self.job['id']}/trials")["trials"]
+        kept = {trial["number"] for trial in trials if trial["state"] != "running"}
         whole = self.job["state"] == "SUCCEEDED" and len(self.job["result"]["models"]) == len(self._spec["flops"])
         return Verdict(
             state=self.job["state"],
@@ -187,6 +188,8 @@ class User:
             seconds=round(seconds, 1),
             told=list(self.told),
             phases=phases(events),
+            trials=dict(Counter(trial["state"] for trial in trials)),
+            asked=self._spec["trials"],
         )
 
     @property

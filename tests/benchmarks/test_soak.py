@@ -19,7 +19,7 @@ MIB = 2**20
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
     ended = {"state": "SUCCEEDED", "attempts": 1, "lost": 0, "doubled": 0, "seconds": 40.0, "told": []}
-    ended |= {"phases": {"QUEUED": 1.0, "PREPARING": 39.0}}
+    ended |= {"trials": {"complete": 2}, "asked": 2, "phases": {"QUEUED": 1.0, "PREPARING": 39.0}}
     sizes = dict.fromkeys((*BOUNDS, *KEPT), 1000) | dict.fromkeys(SINCE, 1)
     of = {"commit": "abc", "at": "2026-01-01", "settings": SETTINGS, "round": number - number % 3}
     return {"number": number, "id": f"job-{number}", "fault": "none", "missed": False} | ended | sizes | of | changes
@@ -36,6 +36,11 @@ def measured(name: str, size: Callable[[int], float], count: int = 60) -> list[d
 
 def test_jobs_that_all_end_in_a_service_that_stays_as_it_is_are_no_problem() -> None:
     assert problems(rows(), 60) == []
+
+
+def test_a_job_with_a_trial_that_failed_is_a_problem() -> None:
+    found = [*rows(59), row(59, trials={"complete": 1, "failed": 1})]
+    assert problems(found, 60) == ["job 59 (none): trials: {'complete': 1, 'failed': 1}, asked for: 2"]
 
 
 @pytest.mark.parametrize("name", BOUNDS)

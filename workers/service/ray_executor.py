@@ -59,19 +59,24 @@ class RayJobsExecutor(Executor):
 
     def start(self, driver: Driver) -> None:
         environment = self._settings.environment(secrets=False) | {"RAY_JOB_STOP_SECONDS_TIME_S": str(_STOP_SECONDS)}
+        job = {
+            "entrypoint": shlex.join([self._python, "-m", "workers.service.attempt", driver.job_id, str(driver.attempt)]),
+            "submission_id": driver.name,
+            "metadata": {"job_name": driver.job_id, "attempt": str(driver.attempt)},
+            "runtime_env": {"env_vars": environment},
+            "entrypoint_resources": {RESOURCE: _RESOURCE_SHARE},
+        }
         with self._client() as client:
             try:
-                client.submit_job(
-                    entrypoint=shlex.join([self._python, "-m", "workers.service.attempt", driver.job_id, str(driver.attempt)]),
-                    submission_id=driver.name,
-                    metadata={"job_name": driver.job_id, "attempt": str(driver.attempt)},
-                    runtime_env={"env_vars": environment},
-                    entrypoint_resources={RESOURCE: _RESOURCE_SHARE},
-                )
+                client.submit_job(**job)
             except RuntimeError as error:
-                # The response to an earlier try was lost: this driver has the id.
                 if "already exists" not in str(error):
                     raise
+                # One that lives is this driver: the response to an earlier try was lost. One that has ended is of another history of the
+                # job, which a service forgets that is restored from a back-up while the cluster remembers.
+                if not driver_state(client.get_job_info(driver.name)).alive:
+                    client.delete_job(driver.name)
+                    client.submit_job(**job)
 
     def list_drivers(self) -> dict[Driver, DriverState]:
         with self._client() as client:

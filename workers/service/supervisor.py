@@ -164,8 +164,10 @@ class Supervisor:
         for driver, state in drivers.items():
             if state.alive:
                 continue
-            job = unfinished.get(driver.job_id)
-            if job is not None and job.state.running and job.attempt == driver.attempt:
+            job, starting = unfinished.get(driver.job_id), self._starting.get(driver.job_id)
+            # Of a time that the service has forgotten, since its database was restored: the start replaces it.
+            namesake = starting is not None and starting.driver == driver and not starting.started
+            if job is not None and job.state.running and job.attempt == driver.attempt and not namesake:
                 if state is DriverState.NEVER_SCHEDULED:
                     self._pause(driver)
                 else:
@@ -217,7 +219,11 @@ class Supervisor:
 
         An earlier driver that cannot be stopped within two leases has lost its own lease by then, and exits as soon as it notices.
         """
-        earlier = [driver for driver, state in drivers.items() if state.alive and driver.job_id == starting.claim.id]
+        # After a try the driver itself may be among them: the cluster has it, and the answer was lost.
+        itself = starting.driver if starting.failed else None
+        earlier = [
+            driver for driver, state in drivers.items() if state.alive and driver.job_id == starting.claim.id and driver != itself
+        ]
         if earlier and starting.elapsed < 2 * self._lease_seconds:
             for driver in earlier:
                 self._executor.stop(driver)

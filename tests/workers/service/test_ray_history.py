@@ -1,4 +1,4 @@
-"""Which of its jobs a Ray cluster keeps after their drivers' end."""
+"""Which of its jobs a Ray cluster keeps after their drivers' end, and drivers whose names it knows already."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ import ray
 from helpers.local_server import serving
 
 from autoslim.core.urls import default_url
+from autoslim.store import Queue
 from workers.service import ray_executor
 from workers.service.executor import Driver, DriverState
 from workers.service.ray_executor import RayJobsExecutor
 from workers.service.settings import DriverSettings
+from workers.service.supervisor import Supervisor
 
 DAY = 86_400.0
 DRIVERS = [Driver(f"{number:026d}", 1) for number in range(4)]
 
 
 class Cluster:
-    """A dashboard's jobs. `refused` are the names of those that it does not delete, `asked` those that it was asked to delete."""
+    """A dashboard's jobs. `refused` are the names of those that it does not delete, `asked` those that it was asked to delete, `submitted`
+    those that it has taken; while it is `dumb`, without an answer.
+    """
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.refused: set[str] = set()
         self.asked: list[str] = []
+        self.submitted: list[str] = []
+        self.dumb = False
 
     def add(self, driver: Driver, status: str, *, days: float | None = None, node: str | None = "n") -> None:
         """A job that ended so many days ago, or has not ended."""
@@ -49,8 +55,28 @@ class Cluster:
 
         class Dashboard(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                listed = self.path.startswith("/api/jobs")
-                self._answer(200, list(cluster.jobs.values()) if listed else {"ray_version": ray.__version__})
+                name = self.path.removeprefix("/api/jobs/")
+                if name in cluster.jobs:
+                    self._answer(200, cluster.jobs[name])
+                elif self.path.startswith("/api/jobs"):
+                    self._answer(200, list(cluster.jobs.values()))
+                else:
+                    self._answer(200, {"ray_version": ray.__version__})
+
+            def do_POST(self) -> None:
+                sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
+                if self.path.endswith("/stop"):
+                    job = cluster.jobs[self.path.split("/")[-2]]
+                    job |= {"status": "STOPPED", "end_time": int(1000 * time.time())}
+                    self._answer(200, {"stopped": True})
+                elif (name := sent["submission_id"]) in cluster.jobs:
+                    self._answer(500, f"Job with submission_id {name} already exists.")
+                else:
+                    cluster.submitted.append(name)
+                    cluster.add(Driver.parse(name) or DRIVERS[0], "RUNNING")
+                    self._answer(
+                        500 if cluster.dumb else 200, "no answer" if cluster.dumb else {"job_id": name, "submission_id": name}
+                    )
 
             def do_DELETE(self) -> None:
                 name = self.path.rpartition("/")[2]
@@ -140,3 +166,58 @@ def test_a_job_that_ray_does_not_delete_stops_no_round_and_is_not_asked_for_agai
     assert cluster.jobs.keys() == {DRIVERS[0].name}
     assert sorted(cluster.asked) == sorted(driver.name for driver in DRIVERS[:2])
     assert [record.message for record in caplog.records if "does not delete" in record.message] != []
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    with Queue(default_url(tmp_path)) as queue:
+        yield queue
+
+
+def supervisor_of(queue: Queue, executor: RayJobsExecutor) -> Supervisor:
+    return Supervisor(queue, executor, max_drivers=1, lease_seconds=60.0)
+
+
+def submitted(queue: Queue) -> Driver:
+    """The first attempt of a new job."""
+    return Driver(queue.submit("{}", tenant="me", name="job")[0].id, 1)
+
+
+def test_a_driver_whose_name_an_ended_job_has_is_started_and_not_lost(
+    cluster: Cluster, executor: RayJobsExecutor, queue: Queue
+) -> None:
+    """The service was restored from a back-up of before the driver's start, and the cluster has seen it end."""
+    driver = submitted(queue)
+    cluster.add(driver, "FAILED", days=0.1)
+    supervisor = supervisor_of(queue, executor)
+    for _ in range(3):
+        supervisor.reconcile()
+    assert (cluster.asked, cluster.submitted) == ([driver.name], [driver.name])
+    assert queue.get(driver.job_id).attempt == 1
+    assert cluster.jobs[driver.name]["status"] == "RUNNING"
+
+
+def test_a_driver_whose_name_a_living_job_has_is_started_when_that_one_has_ended(
+    cluster: Cluster, executor: RayJobsExecutor, queue: Queue
+) -> None:
+    """The same while the earlier driver is still at work: two never write one folder."""
+    driver = submitted(queue)
+    cluster.add(driver, "RUNNING")
+    supervisor = supervisor_of(queue, executor)
+    supervisor.reconcile()
+    assert (cluster.jobs[driver.name]["status"], cluster.submitted) == ("STOPPED", [])
+    for _ in range(3):
+        supervisor.reconcile()
+    assert (cluster.jobs[driver.name]["status"], cluster.submitted) == ("RUNNING", [driver.name])
+    assert queue.get(driver.job_id).attempt == 1
+
+
+def test_a_driver_whose_submit_got_no_answer_is_not_stopped(cluster: Cluster, executor: RayJobsExecutor, queue: Queue) -> None:
+    driver = submitted(queue)
+    cluster.dumb = True
+    supervisor = supervisor_of(queue, executor)
+    for _ in range(3):
+        supervisor.reconcile()
+    assert cluster.submitted == [driver.name]
+    assert cluster.jobs[driver.name]["status"] == "RUNNING"
+    assert queue.get(driver.job_id).attempt == 1
