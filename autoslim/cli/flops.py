@@ -17,11 +17,13 @@ def show_flops(
 ) -> None:
     """Raises RequestError for arguments beside a slimmed model, which has its own."""
     from autoslim.core.plan import Plan
+    from autoslim.config.dense_models import without_timm_scheme
     from autoslim.cost import count_flops, count_flops_torch, predict
     from autoslim.export.artifact import load, load_config
     from autoslim.models import create_dense
     from autoslim.storage.model_folder import dense_folder
 
+    model = without_timm_scheme(model)
     folder = dense_folder(model)
     config = folder / "config.json"
     if config.is_file() and '"plan"' in config.read_text():

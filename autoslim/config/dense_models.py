@@ -6,6 +6,7 @@ one entry for each model, in their order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,11 @@ from autoslim.storage import is_uri
 
 MOST_MODELS = 8
 """Each is adapted to the data before the first trial, and each needs trials of its own."""
+
+_OF_TIMM = {"local-dir": "", "hf-hub": "hf://", "hf_hub": "hf://"}
+"""The sources that `timm.create_model` takes in front of a name, and what they are here."""
+
+_TIMM_SCHEME = re.compile(rf"^({'|'.join(_OF_TIMM)}):(?!//)")
 
 Entries = str | tuple[str, ...]
 
@@ -38,6 +44,15 @@ def _check_names(names: Entries) -> Entries:
     for entry in entries_of(names):
         without_credentials(entry)
     return names
+
+
+def without_timm_scheme(name: str) -> str:
+    """What timm calls `local-dir:PATH` is the path here, and its `hf-hub:OWNER/NAME` the hub's URI."""
+    return _TIMM_SCHEME.sub(lambda scheme: _OF_TIMM[scheme[1]], name, count=1)
+
+
+def _without_timm_schemes(names: Entries) -> Entries:
+    return _shortest(tuple(map(without_timm_scheme, entries_of(names))))
 
 
 def _check_weights(weights: Entries, info: ValidationInfo) -> Entries:
@@ -61,7 +76,7 @@ def _count(models: tuple[str, ...]) -> str:
 _OneOrMore = Annotated[
     Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1, max_length=MOST_MODELS)], AfterValidator(_shortest)
 ]
-Models = Annotated[_OneOrMore, AfterValidator(_check_names)]
+Models = Annotated[_OneOrMore, AfterValidator(_check_names), AfterValidator(_without_timm_schemes)]
 Weights = Annotated[_OneOrMore, AfterValidator(_check_weights)]
 
 
@@ -79,6 +94,7 @@ def _absolute(weights: str) -> str:
 def _teacher(text: str | None, spec: Any) -> ModelSpec | None:
     if text is None:
         return None
+    text = without_timm_scheme(text)
     starts = {start.name: start for start in reversed(list(model_specs(spec)))}
     if text in starts:
         return starts[text]

@@ -58,6 +58,25 @@ def test_models_are_read_from_flags_yaml_json_python_and_the_environment(monkeyp
     assert typed("--data", "digits", "--flops", "50%").model == "./my models/vit tiny"
 
 
+@pytest.mark.parametrize(
+    ("timm_calls_it", "name"),
+    [
+        ("local-dir:/models/vit", "/models/vit"),
+        ("local-dir:./vit", "./vit"),
+        ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "hf://timm/vit_tiny_patch16_224.augreg_in21k"),
+        ("hf_hub:timm/vit_tiny_patch16_224", "hf://timm/vit_tiny_patch16_224"),
+        ("hf://timm/vit_tiny_patch16_224", "hf://timm/vit_tiny_patch16_224"),
+        ("./local-dir:vit", "./local-dir:vit"),
+    ],
+)
+def test_models_may_be_named_by_timms_sources(timm_calls_it: str, name: str) -> None:
+    assert read_mapping(ONE | {"model": timm_calls_it}).model == name
+    assert read_mapping(TWO | {"model": [timm_calls_it, "deit_tiny_patch16_224"]}).model == (name, "deit_tiny_patch16_224")
+    job = job_of(ONE | {"teacher": timm_calls_it})
+    assert job.teacher is not None
+    assert job.teacher.name == name
+
+
 @pytest.mark.parametrize("weights", ["pretrained", "scratch", ["/w/a.pth", "scratch"], ["s3://b/a.pth", "scratch"]])
 def test_weights_are_for_all_models_or_one_for_each(weights: Any) -> None:
     job = job_of(TWO | {"weights": weights, "model_args": {"depth": 2}, "image_size": 32})
