@@ -16,8 +16,8 @@ def show_flops(
     model: str, *, image_size: str | None = None, classes: int | None = None, model_args: str | None = None, as_json: bool = False
 ) -> None:
     """Raises RequestError for arguments beside a slimmed model, which has its own."""
-    from autoslim.core.plan import Plan
     from autoslim.config.dense_models import without_timm_scheme
+    from autoslim.core.plan import Plan
     from autoslim.cost import count_flops, count_flops_torch, predict
     from autoslim.export.artifact import load, load_config
     from autoslim.models import create_dense
