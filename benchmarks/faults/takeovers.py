@@ -26,6 +26,8 @@ _BUDGETS = ("41%", "42%", "43%", "44%", "45%", "46%", "47%", "48%")
 _SUBMIT_SECONDS = 60.0
 _WAITS = "its earlier driver is being stopped"
 """The reason of a job whose next attempt has begun while the last one's driver lives."""
+_LOST = re.compile(r"the lease ran out|is no longer held by \S+ \(attempt \d+\)")
+"""What a driver says that has lost its lease: by its own clock, or by the database's answer, whichever it hears of first."""
 
 
 @contextlib.contextmanager
@@ -52,9 +54,9 @@ def _frozen(stage: Stage) -> str:
     assert not changed, f"the woken driver has written to {', '.join(changed)}"
     assert "did not end after SIGTERM" not in stage.service.log(), "the woken driver was killed"
     log = (stage.service.root / "jobs" / stage.user.job["id"] / "logs" / f"attempt-{attempt}.log").read_text(errors="replace")
-    said = re.search(r"is no longer held by \S+ (\(attempt \d+\))", log)
+    said = _LOST.search(log)
     assert said is not None, f"the woken driver does not say that it has lost its lease: {log[-500:]}"
-    return f"the woken driver ended after {seconds:.1f} s, nothing written: the job is no longer held by it {said[1]}"
+    return f"the woken driver ended after {seconds:.1f} s, nothing written: {said[0]}"
 
 
 def _freeze(stage: Stage, process: psutil.Process) -> None:
