@@ -22,6 +22,7 @@ from pathlib import Path
 import filelock
 
 from autoslim.core import activity
+from autoslim.core.file_lock import remove_left_lock_files
 from autoslim.core.files import is_unfinished, publish_folder
 from autoslim.core.user_cache import FOLDER, cache_limit
 from autoslim.data.dataset import MANIFEST
@@ -172,6 +173,7 @@ def make_room(needed: int) -> None:
         if (is_short or now - _last_use(path) > _KEPT_SECONDS) and _is_alone(path):
             with contextlib.suppress(OSError):
                 _discard(path)
+    remove_left_lock_files(folder)
 
 
 def _is_part(name: str) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from autoslim.core.file_lock import remove_left_lock_files
 from autoslim.core.folder_lock import LOCK
 from autoslim.core.removal import are_own, remove_within, tree_stats
 from autoslim.core.user_cache import cache_folder
@@ -60,7 +61,7 @@ class UnusedFiles:
         return tuple(itertools.chain.from_iterable(map(tree_stats, self.files)))
 
     def remove(self) -> None:
-        """Deletes those that were not used since they were found.
+        """Deletes those that were not used since they were found, and the files of their locks.
 
         Raises:
             OSError: for what cannot be deleted.
@@ -73,6 +74,8 @@ class UnusedFiles:
                 with contextlib.suppress(FileNotFoundError, Timeout), _search_lock(path):
                     if _last_use(path) == used:
                         remove_within(path, self.folder)
+            # Also those of sets that made room for others.
+            remove_left_lock_files(self.folder)
 
 
 def unused_files(seconds: float) -> list[UnusedFiles]:

@@ -238,10 +238,12 @@ def test_what_came_from_an_object_store_goes_as_a_whole(
         path.parent.mkdir(parents=True)
         path.write_bytes(bytes(10_000))
         os.utime(path.parents[1], (time.time() - days * DAY,) * 2)
+        (cache / folder / f"{days} days.lock").touch()
     told = collect(autoslim, service, "--yes")
     assert deleted(told) == {str(cache / "storage"): "caches", str(cache / "prepared"): "caches"}
     assert told["bytes"] == 20_000
     assert sorted(path.parents[1].name for path in cache.rglob("images")) == ["1 days", "1 days"]
+    assert sorted(path.name for path in cache.rglob("* days.lock")) == ["1 days.lock", "1 days.lock"]
 
 
 def aged(folder: Path, days: float) -> Path:

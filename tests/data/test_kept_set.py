@@ -417,6 +417,7 @@ def test_sets_that_no_output_has_make_room_and_others_stay(root, tmp_path, prepa
     os.utime(two)
     make_room(2**60)
     assert _kept(prepared) == [], "the disk needs it"
+    assert list(prepared.glob("*.lock")) == []
 
 
 def _arrow(output: Path) -> Path:

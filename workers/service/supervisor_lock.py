@@ -10,6 +10,7 @@ from pathlib import Path
 
 import filelock
 
+from autoslim.core.file_lock import remove_lock_file
 from autoslim.core.files import write_atomically
 from autoslim.errors import OutputError
 from workers.service.process_identity import ProcessIdentity
@@ -18,16 +19,20 @@ from workers.service.stop_request import StopRequest
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_PREFIX, _HOLDER, _LOCK = "supervisor-", ".json", ".lock"
 
 
 class SupervisorLock:
-    """The system releases it when its process ends, however it ends. Machines that share the folder have a lock each."""
+    """The system releases it when its process ends, however it ends. Machines that share the folder have a lock each, by their names.
+
+    A pod or a container is a machine with a new name at each start: who gets its lock deletes the files of those that have ended.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        name = f"supervisor-{socket.gethostname()}"
-        self._holder = root / f"{name}.json"
-        self._lock = filelock.FileLock(root / f"{name}.lock", mode=0o600)
+        name = f"{_PREFIX}{socket.gethostname()}"
+        self._path, self._holder = root / f"{name}{_LOCK}", root / f"{name}{_HOLDER}"
+        self._lock = filelock.FileLock(self._path, mode=0o600)
 
     def acquire(self, stop: StopRequest, pid: int, *, beat: Callable[[], None]) -> bool:
         """Waits until this process is the only supervisor, with a `beat` at each look; False when it was asked to stop before.
@@ -39,6 +44,7 @@ class SupervisorLock:
         while not stop.requested:
             if self._try():
                 write_atomically(self._holder, ProcessIdentity.of(pid).to_json())
+                self._remove_left()
                 return True
             if not announced:
                 _log.warning("%s; this one waits until that one has ended", self._described_holder())
@@ -65,6 +71,16 @@ class SupervisorLock:
                 "choose a folder on a file system with locks"
             ) from error
         return True
+
+    def _remove_left(self) -> None:
+        for lock in self._root.glob(f"{_PREFIX}*{_LOCK}"):
+            if lock == self._path:
+                continue
+            try:
+                remove_lock_file(lock, lock.with_name(lock.name.removesuffix(_LOCK) + _HOLDER))
+            except (OSError, NotImplementedError) as error:
+                # A file more costs nothing.
+                _log.warning("%s, of a supervisor that has ended, cannot be deleted: %s", lock, error)
 
     def _described_holder(self) -> str:
         try:
