@@ -2,8 +2,8 @@
 
 `now` is the time of day, for people. `steady` is what leases and pauses are counted in. The users of a SQLite file are on one machine;
 their steady clock is the time since its boot, from a moment that the file records, and nobody sets it. In PostgreSQL both are the server's
-time of day, the one clock that all machines share: the clocks of the service's machines do not matter, but where the server's is set
-forward, leases and pauses end early by as much, and where it is set back, late. A driver whose lease ended early is refused by its fence.
+time of day, the one clock that all machines share: the clocks of the service's machines do not matter, but the server's may be set. Who
+looks for leases that are over notices that by the time since its own machine's boot (`Instant.was_set_since`), and lets them begin anew.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from autoslim.store import schema
 
 _clock = schema.clock.c
 
+STEP_SECONDS = 1.0
+"""By which the steady clock must have been set to be noticed: far less than any lease has left while it is renewed, and far more than two
+clocks that are kept right, each by small corrections, move apart between two looks."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Instant:
-    """The same moment on both clocks."""
+    """The same moment on both clocks; `uptimes` are this machine's before and after the database told its time."""
 
     now: datetime.datetime
     steady: datetime.datetime
+    uptimes: tuple[float, float]
 
     @property
     def text(self) -> str:
@@ -38,10 +43,19 @@ class Instant:
         """The steady clock's time, `offset_seconds` after this moment (negative: before it)."""
         return text(self.steady, offset_seconds=offset_seconds)
 
+    def was_set_since(self, earlier: Instant) -> bool:
+        """Whether somebody has set the steady clock in between, as far as this machine's tells; also where a virtual machine stood
+        still, and its own clock with it."""
+        advanced = (self.steady - earlier.steady).total_seconds()
+        least, most = self.uptimes[0] - earlier.uptimes[1], self.uptimes[1] - earlier.uptimes[0]
+        return not least - STEP_SECONDS <= advanced <= most + STEP_SECONDS
+
 
 def instant(connection: sa.Connection) -> Instant:
+    before = uptime()
     moment = steady(connection)
-    return Instant(wall_clock() if connection.dialect.name == "sqlite" else moment, moment)
+    uptimes = (before, uptime())
+    return Instant(wall_clock() if connection.dialect.name == "sqlite" else moment, moment, uptimes)
 
 
 def now(connection: sa.Connection) -> datetime.datetime:

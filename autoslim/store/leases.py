@@ -3,11 +3,16 @@
 A lease is the time until which no other process may take the job. A fence is a number that rises with every change of owner: a process
 with an older one has lost the job, even where it is still running, and is refused.
 
+Leases are counted by the database's clock, while a driver counts its own by a monotonic one. Where somebody sets PostgreSQL's clock, all
+leases look over, or none ends for long: whoever looks for lost jobs notices it, before it takes any, and lets every lease begin anew. A
+driver that lives renews its own within seconds; the job of one that does not is lost one lease later than it would have been.
+
 Rows are locked as for updates that leave their key alone (`key_share`): writing an event reads its job's key, and need not wait for them.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +29,8 @@ LOSSES_ALLOWED = 5
 
 # Seconds. However often a job was delayed before, it is tried again within a minute.
 _LONGEST_DELAY = 60.0
+# Seconds. Longer than any pause or delay: one that seems to have more left is of a time before the clock was set back.
+_LONGEST_WAIT = 2 * _LONGEST_DELAY
 
 _queue = schema.queue.c
 _Events = list[tuple[str, str, dict[str, Any]]]
@@ -31,6 +38,9 @@ _Events = list[tuple[str, str, dict[str, Any]]]
 
 class Leases(EventLog):
     """Part of `Queue`. Every call is one transaction."""
+
+    # When this queue last looked for lost jobs; None before it has.
+    _looked: clock.Instant | None = None
 
     def claim(self, owner: str, lease_seconds: float) -> Claim | None:
         """Takes the next job: tenants take turns, and of a tenant's jobs the one with the highest priority is first, then the oldest
@@ -40,9 +50,8 @@ class Leases(EventLog):
         """
         with self._database.writing() as connection:
             now, events = clock.instant(connection), list[Any]()
-            _requeue_lost(connection, now, events)
-            _requeue_paused(connection, now, events)
-            due = sa.or_(_queue.not_before.is_(None), _queue.not_before <= now.steady_text())
+            self._requeue(connection, now, events)
+            due = sa.or_(_queue.not_before.is_(None), _waited(now))
             row = connection.execute(turns.next_job(due)).one_or_none()
             claim = None
             if row is not None:
@@ -52,15 +61,24 @@ class Leases(EventLog):
                 move(connection, row, QueueState.STARTING, now, events, **values)
                 turns.take_turn(connection, row.tenant)
             write_events(connection, events)
+        self._looked = now
         return claim
 
     def requeue_expired(self) -> None:
         """Returns jobs whose lease has expired, and those whose pause is over, to the queue, for a supervisor that cannot claim any now."""
         with self._database.writing() as connection:
             now, events = clock.instant(connection), list[Any]()
-            _requeue_lost(connection, now, events)
-            _requeue_paused(connection, now, events)
+            self._requeue(connection, now, events)
             write_events(connection, events)
+        self._looked = now
+
+    def _requeue(self, connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
+        """Once the transaction is committed, `now` is when this queue has `_looked`."""
+        # Nobody sets the steady clock of a SQLite file.
+        if connection.dialect.name != "sqlite":
+            _begin_anew(connection, now, every=self._looked is not None and now.was_set_since(self._looked))
+        _requeue_lost(connection, now, events)
+        _requeue_paused(connection, now, events)
 
     def adopt(self, job_id: str, attempt: int, owner: str, lease_seconds: float) -> Claim:
         """A started driver takes over the lease of its job from the supervisor, whose claim ends here; the job becomes PREPARING.
@@ -133,9 +151,9 @@ class Leases(EventLog):
         """Ends this attempt's lease now, for a caller that knows its driver to be dead: the next claim need not wait for its end."""
         with self._database.writing() as connection:
             # The job is not moved here: `_requeue_lost` alone decides what becomes of a lost job.
-            past = clock.instant(connection).steady_text(-1.0)
+            over = _lease(clock.instant(connection), -1.0)
             this = sa.and_(_queue.id == job_id, _queue.attempt == attempt, _queue.state.in_([state.value for state in RUNNING]))
-            connection.execute(schema.queue.update().where(this).values(lease_until=past))
+            connection.execute(schema.queue.update().where(this).values(**over))
 
     def pause(self, job_id: str, attempt: int, reason: str, seconds: float) -> None:
         """Pauses the job of a driver that waits for a node. This is no loss of a driver, since nothing of it has run.
@@ -244,6 +262,21 @@ def move(
     events.append((row.id, "state", data | ({} if failure is None else {"failure": failure.to_dict()})))
 
 
+def _begin_anew(connection: sa.Connection, now: clock.Instant, *, every: bool) -> None:
+    """Lets leases begin again now, each as long as it was given for: `every` one, or those that were renewed at a time that is still to
+    come, before somebody set the clock back."""
+    running = _queue.state.in_([state.value for state in RUNNING])
+    later = _queue.renewed_at > now.steady_text(clock.STEP_SECONDS)
+    # Not those of an earlier version, which has no time of its renewal. No row is left out because somebody else has it at this moment: it
+    # would look lost in the next statement. In one order, so that two who do this at once do not wait for each other.
+    given = _queue.renewed_at.is_not(None) if every else later
+    rows = sa.select(schema.queue).where(running, given).order_by(_queue.id).with_for_update(key_share=True)
+    for row in connection.execute(rows).all():
+        end, begin = map(datetime.datetime.fromisoformat, (row.lease_until, row.renewed_at))
+        lease = _lease(now, (end - begin).total_seconds())
+        connection.execute(schema.queue.update().where(_queue.id == row.id).values(**lease))
+
+
 def _requeue_lost(connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
     """Running jobs whose lease ran out: their drivers are dead, or are refused from now on."""
     running = _queue.state.in_([state.value for state in RUNNING])
@@ -264,9 +297,15 @@ def _requeue_lost(connection: sa.Connection, now: clock.Instant, events: _Events
 
 
 def _requeue_paused(connection: sa.Connection, now: clock.Instant, events: _Events) -> None:
-    over = sa.and_(_queue.state == QueueState.PAUSED.value, _queue.not_before <= now.steady_text())
+    over = sa.and_(_queue.state == QueueState.PAUSED.value, _waited(now))
     for row in connection.execute(sa.select(schema.queue).where(over).with_for_update(skip_locked=True, key_share=True)).all():
         move(connection, row, QueueState.QUEUED, now, events)
+
+
+def _waited(now: clock.Instant) -> sa.ColumnElement[bool]:
+    """Whether a job's pause or delay is over. One that waits for its first plan (attempt 0) waits as long as it is told to."""
+    set_back = sa.and_(_queue.attempt > 0, _queue.not_before > now.steady_text(_LONGEST_WAIT))
+    return sa.or_(_queue.not_before <= now.steady_text(), set_back)
 
 
 def _delay(earlier: int) -> float:

@@ -1,4 +1,4 @@
-"""Leases and pauses last as long as they are said to, whatever becomes of the time of day; in PostgreSQL they follow its clock."""
+"""Leases and pauses last as long as they are said to, whatever becomes of the time of day; where PostgreSQL's is set, leases begin anew."""
 
 from __future__ import annotations
 
@@ -56,24 +56,93 @@ def set_server_clock(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.short
 @pytest.mark.faults
-def test_postgresql_set_forward_passes_a_running_job_on_and_fences_its_driver(postgres_queue, set_server_clock):
-    first = postgres_queue.claim("a", 60)
+def test_postgresql_set_forward_leaves_a_running_job_to_its_driver(postgres_queue, set_server_clock):
+    claim = postgres_queue.claim("a", 60)
     set_server_clock(1)
-    assert postgres_queue.claim("b", 60).attempt == 2
-    with pytest.raises(LeaseLostError):
-        postgres_queue.renew(first, 60)
+    assert postgres_queue.claim("b", 60) is None
+    assert postgres_queue.renew(claim, 60) is False
+    postgres_queue.requeue_expired()
+    found = postgres_queue.get(claim.id)
+    assert (found.attempt, found.losses, found.reason) == (1, 0, None)
 
 
 @pytest.mark.slow
 @pytest.mark.short
 @pytest.mark.faults
-def test_postgresql_set_back_keeps_a_lost_job_waiting_until_its_clock_is_there_again(postgres_queue, set_server_clock):
-    postgres_queue.claim("a", 0.05)
-    set_server_clock(-1)
-    time.sleep(0.1)
+@pytest.mark.parametrize("hours", HOURS)
+def test_where_postgresql_is_set_a_lost_job_waits_for_one_more_lease(postgres_queue, set_server_clock, hours):
+    postgres_queue.claim("a", 0.5)
+    set_server_clock(hours)
+    postgres_queue.requeue_expired()
     assert postgres_queue.claim("b", 60) is None
-    set_server_clock(1)
+    time.sleep(0.6)
     assert postgres_queue.claim("b", 60).attempt == 2
+
+
+@pytest.mark.slow
+@pytest.mark.short
+@pytest.mark.faults
+def test_a_supervisor_that_starts_after_postgresql_was_set_back_waits_for_one_more_lease(postgres, set_server_clock):
+    url = fresh_postgres(postgres)
+    with Queue(url) as before:
+        before.submit(SPEC, tenant="me")
+        before.claim("a", 0.5)
+    set_server_clock(-1)
+    with Queue(url) as after:
+        assert after.claim("b", 60) is None
+        time.sleep(0.6)
+        assert after.claim("b", 60).attempt == 2
+
+
+@pytest.mark.slow
+@pytest.mark.short
+@pytest.mark.faults
+@pytest.mark.parametrize("hours", HOURS)
+def test_the_job_of_a_driver_that_is_known_to_be_dead_does_not_wait_where_postgresql_is_set(
+    postgres_queue, set_server_clock, hours
+):
+    claim = postgres_queue.claim("a", 60)
+    postgres_queue.expire_lease(claim.id, 1)
+    set_server_clock(hours)
+    assert postgres_queue.claim("b", 60).attempt == 2
+
+
+@pytest.mark.slow
+@pytest.mark.short
+@pytest.mark.parametrize("hours", HOURS)
+def test_a_pause_is_over_where_postgresql_is_set(postgres_queue, set_server_clock, hours):
+    claim = postgres_queue.claim("a", 60)
+    postgres_queue.pause(claim.id, 1, "waiting for a node", 60)
+    set_server_clock(hours)
+    postgres_queue.requeue_expired()
+    assert postgres_queue.get(claim.id).state is S.QUEUED
+    assert postgres_queue.claim("b", 60).attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("advanced", "machine", "waited", "was_set"),
+    [
+        (1.0, 1.0, 0.0, False),
+        (3600.0, 3600.0, 0.0, False),
+        # By small corrections.
+        (100.5, 100.0, 0.0, False),
+        (3601.0, 1.0, 0.0, True),
+        (-3599.0, 1.0, 0.0, True),
+        (3.0, 1.0, 0.0, True),
+        (-1.0, 1.0, 0.0, True),
+        # The database answers late.
+        (1.0, 20.0, 19.0, False),
+        (20.0, 1.0, 19.0, False),
+        (22.0, 1.0, 19.0, True),
+    ],
+)
+def test_a_clock_was_set_where_it_has_advanced_by_more_or_less_than_the_machine(advanced, machine, waited, was_set):
+    begin = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
+    first = clock.Instant(begin, begin, (50.0, 50.0))
+    then = begin + datetime.timedelta(seconds=advanced)
+    # Asked `machine` seconds after the first, and answered within `waited` seconds before or after that.
+    second = clock.Instant(then, then, (50.0 + machine - waited, 50.0 + machine + waited))
+    assert second.was_set_since(first) is was_set
 
 
 @pytest.mark.slow
