@@ -13,8 +13,10 @@ SOAK_DIR ?= runs/soak
 CLUSTER_DIR ?= runs/cluster
 CLUSTER_PORT ?= 8400
 CLUSTER := PYTHONPATH=deploy $(BIN)/python -m loopback --folder $(CLUSTER_DIR) --port $(CLUSTER_PORT)
+# Of the extras whose packages deploy/requirements.txt has; tests/deploy holds the two together.
+BILL_OF_IMAGE := $(BIN)/python deploy/bill_of_materials.py --extras search,service,client --constraints deploy/constraints.txt
 
-.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints bill test test-all test-faults soak lint style types layers unused insecure docs clean
+.PHONY: help install client demo demo-about cluster cluster-stop manifests constraints bill bill-image test test-all test-faults soak lint style types layers unused insecure docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +47,10 @@ constraints: $(STAMP) ## write deploy/constraints.txt: the version of everything
 bill: $(STAMP) ## print the bill of materials of this environment, CycloneDX 1.6, once every licence was looked at
 	@$(BIN)/python deploy/bill_of_materials.py --check
 	@$(BIN)/python deploy/bill_of_materials.py
+
+bill-image: $(STAMP) ## print the bill of materials of the image: its packages at the versions that deploy/constraints.txt pins
+	@$(BILL_OF_IMAGE) --check
+	@$(BILL_OF_IMAGE)
 
 demo: demo-about $(STAMP) ## search on scikit-learn's digits: real data, local Ray, SQLite, local MLflow
 	@rm -rf $(DEMO_OUTPUT)

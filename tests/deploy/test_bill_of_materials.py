@@ -8,20 +8,37 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
 
 import bill_of_materials
 import pytest
-from bill_of_materials import REVIEWED, bill, components, is_allowed, licence_of, problems
+from bill_of_materials import REVIEWED, bill, components, is_allowed, licence_of, pinned_versions, problems
 from helpers.documents import ROOT
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
     return bill()
+
+
+@pytest.fixture(scope="module")
+def extras() -> str:
+    """The image's, as `make bill-image` names them."""
+    (found,) = re.findall(r"^BILL_OF_IMAGE := .* --extras (\S+) ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return str(found)
+
+
+def of_image(extras: str, constraints: Path = CONSTRAINTS) -> dict[str, Any]:
+    found = components(frozenset(extras.split(",")), for_image=True)
+    return bill(found, pinned_versions(found, constraints))
 
 
 def test_every_direct_dependency_has_its_reason_in_a_line() -> None:
@@ -54,6 +71,69 @@ def test_the_bill_has_every_dependency_that_is_installed_with_its_version_and_wh
 def test_the_bill_has_no_tools_of_development(whole: dict[str, Any]) -> None:
     names = {component["name"] for component in whole["components"]}
     assert not names & {"pytest", "ruff", "mypy", "hypothesis", "mkdocs-material"}
+
+
+def test_the_bill_of_the_image_has_every_package_that_is_pinned_at_that_version_and_no_other(extras: str) -> None:
+    """Read here without the reader that makes the bill."""
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    made = of_image(extras)
+    versions = {component["name"]: component["version"] for component in made["components"]}
+    assert versions == pins
+    assert all(component["purl"].endswith(f"@{pins[component['name']]}") for component in made["components"])
+    references = {component["bom-ref"] for component in (made["metadata"]["component"], *made["components"])}
+    assert {need for dependency in made["dependencies"] for need in dependency["dependsOn"]} < references
+
+
+def test_the_bill_of_the_image_is_of_the_packages_that_it_is_built_with(extras: str) -> None:
+    lines = (ROOT / "deploy" / "requirements.txt").read_text().splitlines()
+    built = {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+    made = of_image(extras)
+    (own,) = [each for each in made["dependencies"] if each["ref"] == made["metadata"]["component"]["bom-ref"]]
+    assert {re.sub(r"pkg:pypi/(.*)@.*", r"\1", need) for need in own["dependsOn"]} == built
+    others = {component["name"] for component in bill()["components"]} - {component["name"] for component in made["components"]}
+    assert {"openvino", "mcp", "datasets"} <= others
+
+
+def test_the_bill_of_the_image_is_for_the_python_of_the_image(extras: str) -> None:
+    (version,) = re.findall(r"^FROM python:(\d+\.\d+)", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
+    texts = [
+        f"now; python_version == '{version}'",
+        "never; sys_platform != 'linux' or python_version < '3.12'",
+        "gpu; extra == 'gpu'",
+    ]
+    needed = bill_of_materials._needed(texts, frozenset(), bill_of_materials._IMAGE)
+    assert dict(needed) == {"now": frozenset()}
+
+
+def test_what_another_version_than_the_pinned_one_says_is_marked(extras: str) -> None:
+    installed = {name: package.version for name, (package, _) in components().items()}
+    with_mark = [component for component in of_image(extras)["components"] if "properties" in component]
+    marked = {component["name"]: component["properties"][0]["value"] for component in with_mark}
+    pins = bill_of_materials.read_pins(CONSTRAINTS)
+    assert marked == {name: installed[name] for name, version in pins.items() if installed[name] != version}
+
+
+def test_constraints_of_other_packages_are_refused_by_their_names(
+    extras: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "constraints.txt"
+    other.write_text(re.sub(r"^scipy==.*$", "no-such-package==1.0", CONSTRAINTS.read_text(), flags=re.MULTILINE))
+    monkeypatch.setattr(sys, "argv", ["bill_of_materials.py", "--extras", extras, "--constraints", str(other)])
+    assert bill_of_materials.main() == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "it lacks scipy, and nothing needs no-such-package of it;" in told.err
+    assert "next: make constraints" in told.err
+
+
+def test_an_extra_that_is_none_is_refused_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bill_of_materials.py", "--extras", "search,serve"])
+    with pytest.raises(SystemExit, match="2"):
+        bill_of_materials.main()
+    assert "there is no extra 'serve'; allowed: all, client," in capsys.readouterr().err
 
 
 def test_every_licence_is_allowed_or_was_looked_at() -> None:
