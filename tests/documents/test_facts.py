@@ -67,6 +67,22 @@ def test_the_glossary_names_classes_and_functions_that_there_are() -> None:
     assert [name for name in named if not re.search(rf"^(class|def) {name}\b", code, flags=re.MULTILINE)] == []
 
 
+def test_what_is_promised_of_a_head_that_is_killed_is_what_was_measured() -> None:
+    """Where a user reads of a cluster whose state is kept in a Redis."""
+    measured = rows((ROOT / "docs" / "benchmarks" / "service-faults.md").read_text())
+    (attempts,) = [row[3] for row in measured if row[0] == "Ray's head killed, back after 20 s with its state"]
+    chart = ROOT / "deploy" / "helm" / "autoslim"
+    page = rows((ROOT / "docs" / "service" / "deploy.md").read_text())
+    texts = {
+        "the page's table": " ".join(row[1] for row in page if row[0] == "`values-gcs-ft.yaml`"),
+        "values-gcs-ft.yaml": (chart / "values-gcs-ft.yaml").read_text(),
+        "values.yaml": (chart / "values.yaml").read_text().partition("  redis:")[0][-300:],
+    }
+    for name, text in texts.items():
+        words = " ".join(text.replace("#", "").split())
+        assert ("running search" in words and "another attempt" in words) is (int(attempts) > 1), name
+
+
 def test_every_extra_can_be_installed() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = re.findall(r"'\./autoslim\[(\w+)\]'", (ROOT / "docs" / "get-started.md").read_text())
