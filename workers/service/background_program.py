@@ -16,6 +16,8 @@ from workers.service.process_identity import ProcessIdentity
 
 # Longer than PostgreSQL, Ray and the supervisor take to end in order.
 _STOP_SECONDS = 25.0
+# From SIGKILL until the system has ended a process.
+_KILL_SECONDS = 5.0
 # For a program to be ready: on a busy machine Ray alone takes one minute.
 _READY_SECONDS = 240.0
 
@@ -39,6 +41,7 @@ class Program:
         """The id of its process, which leads a session. Raises RuntimeError when it runs already."""
         if self.is_alive():
             raise RuntimeError(f"{self.name} runs already; stop it first")
+        self._reap()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             child = subprocess.Popen(  # noqa: S603 - an operator's own command
@@ -90,6 +93,10 @@ class Program:
         for member in {*members, *_session(process.pid)}:
             if not member.is_dead():
                 _send(member.pid, signal.SIGKILL)
+        deadline = time.monotonic() + _KILL_SECONDS
+        while not process.is_dead() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._reap()
         self._file.unlink(missing_ok=True)
 
     def tail(self, characters: int = 3000) -> str:
@@ -103,6 +110,12 @@ class Program:
             return ProcessIdentity.from_json(self._file.read_text())
         except FileNotFoundError:
             return None
+
+    def _reap(self) -> None:
+        """Nobody waits for a program that has ended: as long as the process lives that has started it, it would be one of its children."""
+        process = self._read()
+        if process is not None:
+            process.reap()
 
 
 def _session(leader: int) -> list[ProcessIdentity]:

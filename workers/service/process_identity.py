@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 
@@ -36,6 +37,13 @@ class ProcessIdentity(Record):
             return False
         status, started = _inspect(self.pid)
         return status in ("", psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) or started != self.started
+
+    def reap(self) -> None:
+        """Lets the system forget an ended process that this one has started; it does nothing for any other."""
+        # Of a zombie the number is not used again, so that no other child's exit is taken from whoever waits for it.
+        if self.is_here() and _inspect(self.pid) == (psutil.STATUS_ZOMBIE, self.started):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
 
 
 def _inspect(pid: int) -> tuple[str, str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from workers.service import background_program
 from workers.service.background_program import Program
 from workers.service.process_identity import ProcessIdentity
 
@@ -42,6 +45,37 @@ def test_a_program_ends_with_what_it_has_started(tmp_path):
     assert not program.is_alive()
     until(left.is_dead)
     program.stop()
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60", "trap '' TERM; echo deaf; while :; do sleep 1; done", "exit 3"])
+def test_a_program_that_was_stopped_is_no_child_of_who_started_it_any_more(tmp_path, monkeypatch, script):
+    monkeypatch.setattr(background_program, "_STOP_SECONDS", 0.1)
+    program = Program("one", tmp_path / "programs")
+    pid = started(program, script)
+    if "deaf" in script:
+        until_written(program.log)
+    program.stop()
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_program_that_has_exited_is_no_child_any_more_when_it_is_started_again(tmp_path):
+    program = Program("short", tmp_path / "programs")
+    first = started(program, "exit 3")
+    until(lambda: not program.is_alive())
+    second = started(program, "exec sleep 60")
+    assert not psutil.pid_exists(first)
+    program.stop()
+    assert not psutil.pid_exists(second)
+
+
+def test_the_exit_of_a_child_that_somebody_waits_for_is_left_to_them(tmp_path):
+    child = subprocess.Popen(["sh", "-c", "read line; exit 3"], stdin=subprocess.PIPE)
+    identity = ProcessIdentity.of(child.pid)
+    identity.replace(started="of another process with its number").reap()
+    identity.reap()
+    assert child.poll() is None
+    child.communicate(b"\n")
+    assert child.returncode == 3
 
 
 def test_a_log_has_the_last_words_of_a_program(tmp_path):

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 
+import psutil
 import pytest
 from helpers.databases import PASSWORD, free_ports, fresh_postgres
 from helpers.service_search import MINUTES, TINY, ended_trials, is_whole, leaks
@@ -45,6 +46,8 @@ def ray_head(site, tmp_path, monkeypatch):
         yield nodes
     finally:
         nodes.stop()
+    # Tests that look at this process's children come after these.
+    assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.fixture
