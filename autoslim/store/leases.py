@@ -270,10 +270,14 @@ def _begin_anew(connection: sa.Connection, now: clock.Instant, *, every: bool) -
     # Not those of an earlier version, which has no time of its renewal. No row is left out because somebody else has it at this moment: it
     # would look lost in the next statement. In one order, so that two who do this at once do not wait for each other.
     given = _queue.renewed_at.is_not(None) if every else later
-    rows = sa.select(schema.queue).where(running, given).order_by(_queue.id).with_for_update(key_share=True)
-    for row in connection.execute(rows).all():
+    rows = connection.execute(
+        sa.select(schema.queue).where(running, given).order_by(_queue.id).with_for_update(key_share=True)
+    ).all()
+    # Waiting for them may have taken long, and a driver counts its lease from its own renewal.
+    from_now = clock.instant(connection) if rows else now
+    for row in rows:
         end, begin = map(datetime.datetime.fromisoformat, (row.lease_until, row.renewed_at))
-        lease = _lease(now, (end - begin).total_seconds())
+        lease = _lease(from_now, (end - begin).total_seconds())
         connection.execute(schema.queue.update().where(_queue.id == row.id).values(**lease))
 
 
