@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
+import time
+import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -82,9 +86,6 @@ class ObjectStore:
         self.answer()
         return Upload(self, path)
 
-    def delete_file(self, path: str) -> None:
-        del self.objects[path]
-
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
@@ -93,7 +94,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     return store
 
 
-def test_nothing_is_left_of_a_file_that_cannot_be_read_to_its_end(
+def test_what_is_there_stays_where_the_file_cannot_be_read_to_its_end(
     store: ObjectStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(source: IO[bytes], target: IO[bytes]) -> None:
@@ -103,7 +104,28 @@ def test_nothing_is_left_of_a_file_that_cannot_be_read_to_its_end(
     monkeypatch.setattr(upload, "copy_stream", cut_off)
     with pytest.raises(StorageError, match="input/output error"):
         upload_file(folder / "a.bin", StorageUri.parse("s3://bucket/file"))
-    assert store.objects == {}
+    gc.collect()
+    assert store.objects == {"bucket/file": b"before"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StorageError])
+def test_what_is_there_stays_where_the_writer_is_interrupted(store: ObjectStore, error: type[BaseException]) -> None:
+    with pytest.raises(error), objects.replacing_object(StorageUri.parse("s3://bucket/file")) as stream:
+        stream.write(b"half")
+        raise error("a second signal")
+    # The stream is not closed by its own end either.
+    del stream
+    gc.collect()
+    assert store.objects == {"bucket/file": b"before"}
+
+
+def test_a_stream_whose_object_is_there_is_not_held_on_to(store: ObjectStore) -> None:
+    with objects.replacing_object(StorageUri.parse("s3://bucket/file")) as stream:
+        stream.write(b"whole")
+        reference = weakref.ref(stream)
+    del stream
+    gc.collect()
+    assert (store.objects, reference()) == ({"bucket/file": b"whole"}, None)
 
 
 def test_what_is_there_stays_where_the_store_takes_no_other(store: ObjectStore, folder: Path) -> None:
@@ -125,6 +147,23 @@ def test_what_is_there_stays_where_the_store_is_lost_on_the_way(at: str, store: 
             stream.write(b"more")
     store.refuses = False
     assert store.objects == {"bucket/file": b"before"}
+
+
+def test_the_next_upload_deletes_what_a_killed_one_has_left_a_day_ago(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    long_ago = time.time() - 90_000
+    for name in (".file.0a.partial", ".file.1b.partial", ".other.0a.partial", ".file.partial.txt"):
+        (tmp_path / "to" / name).touch()
+        if name != ".file.1b.partial":
+            os.utime(tmp_path / "to" / name, (long_ago, long_ago))
+    upload_file(folder / "a.bin", StorageUri.parse((tmp_path / "to/file").as_uri()))
+    # Another process may be writing the younger one.
+    assert {path.name for path in (tmp_path / "to").iterdir()} == {
+        "file",
+        ".file.1b.partial",
+        ".other.0a.partial",
+        ".file.partial.txt",
+    }
 
 
 def test_no_partial_file_is_left_in_a_folder(tmp_path: Path) -> None:
