@@ -1,8 +1,9 @@
-"""A folder as one object, a tar: a reader finds all of it or nothing, also while it replaces an older one."""
+"""A folder as one object, a tar, or a large one in pieces: a reader finds all of it or nothing, also while it replaces an older one."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import tarfile
@@ -13,9 +14,8 @@ from autoslim.core import activity
 from autoslim.core.files import publish_folder
 from autoslim.storage.copying import copy_stream
 from autoslim.storage.faults import explained
-from autoslim.storage.file_systems import file_system
 from autoslim.storage.listing import stat
-from autoslim.storage.objects import replacing_object
+from autoslim.storage.pieces import open_pieces, replacing_pieces
 from autoslim.storage.uri import StorageUri
 
 _log = logging.getLogger(__name__)
@@ -37,9 +37,10 @@ def pack_folder(folder: Path, uri: StorageUri) -> None:
         StorageError, UnavailableError: where it cannot be written.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    size, version = _measured(folder, names)
     with (
         explained(uri, "written"),
-        replacing_object(uri) as stream,
+        replacing_pieces(uri, size=size, version=version) as stream,
         tarfile.TarFile(fileobj=stream, mode="w", dereference=True, copybufsize=_BUFFER) as archive,
     ):
         for name in names:
@@ -55,19 +56,21 @@ def unpack_folder(uri: StorageUri, destination: Path) -> bool:
     Raises:
         StorageError, UnavailableError: where it cannot be read.
     """
-    if stat(uri) is None:
-        return False
-    try:
-        with publish_folder(destination) as partial:
-            with explained(uri, "read"), file_system(uri).open_input_stream(uri.path, buffer_size=_BUFFER) as stream:
-                _extract(stream, partial)
-            if not (partial / _END).is_file():
-                raise _CutOffError
-            (partial / _END).unlink()
-    except _CutOffError:
-        _log.warning("%s is cut off, and counts as missing", uri)
-        return False
-    return True
+    while (found := stat(uri)) is not None:
+        try:
+            with publish_folder(destination) as partial:
+                with explained(uri, "read"), open_pieces(uri, size=found.size, buffer_size=_BUFFER) as stream:
+                    _extract(stream, partial)
+                if not (partial / _END).is_file():
+                    raise _CutOffError
+                (partial / _END).unlink()
+                return True
+        except _CutOffError:
+            # Else it was replaced meanwhile, and its pieces were deleted.
+            if stat(uri) == found:
+                _log.warning("%s is cut off, and counts as missing", uri)
+                return False
+    return False
 
 
 class _CutOffError(Exception):
@@ -91,6 +94,16 @@ def _extract(stream: IO[bytes], folder: Path) -> None:
             assert content is not None
             with place.open("wb") as file:
                 copy_stream(content, file)
+
+
+def _measured(folder: Path, names: list[str]) -> tuple[int, str]:
+    """About how many bytes the archive takes, and what no folder of other content has: a digest of names, sizes and times."""
+    size, digest = 0, hashlib.sha256()
+    for name in names:
+        found = (folder / name).stat()
+        size += found.st_size
+        digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return size, digest.hexdigest()[:16]
 
 
 class _Alive:

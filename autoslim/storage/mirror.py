@@ -21,6 +21,7 @@ from autoslim.storage.download import download_file
 from autoslim.storage.lease import StorageLease
 from autoslim.storage.listing import stat
 from autoslim.storage.objects import delete_object, delete_objects, objects_below, read_object, write_object
+from autoslim.storage.pieces import delete_pieces
 from autoslim.storage.upload import upload_file, upload_folder
 from autoslim.storage.uri import StorageUri
 
@@ -119,7 +120,7 @@ class Mirror:
         """Deletes the folder here and in the store, with everything in it."""
         shutil.rmtree(folder, ignore_errors=True)
         if self.uri is not None:
-            delete_object(self._archive(folder))
+            delete_pieces(self._archive(folder))
             delete_objects(self._place(folder))
 
     def _archive(self, folder: Path) -> StorageUri:

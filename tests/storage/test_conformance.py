@@ -7,7 +7,11 @@ for a client that does not read to the end) or Azurite (`AZURE_STORAGE_SERVICE_E
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +20,7 @@ import pytest
 from helpers.marks import CI_ONLY
 
 from autoslim.errors import OutputError, StorageError
-from autoslim.storage import StorageUri, fetch, is_uri, look, open_file, stat, upload_file, upload_folder
+from autoslim.storage import StorageUri, fetch, is_uri, look, open_file, pieces, stat, upload_file, upload_folder
 from autoslim.storage.archive import pack_folder, unpack_folder
 from autoslim.storage.lease import StorageLease
 from autoslim.storage.objects import delete_object, delete_objects, objects_below, read_object, replacing_object, write_object
@@ -101,6 +105,62 @@ def test_small_objects_are_written_read_listed_and_deleted(place: StorageUri) ->
     assert len(objects_below(place / "state", recursive=True)) == 2
     delete_objects(place / "state")
     assert objects_below(place / "state", recursive=True) == []
+
+
+def test_a_large_folder_goes_there_in_pieces_and_comes_back(
+    place: StorageUri, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 3_000_000)
+    uri = place / "cache/images.tar"
+    for _ in range(2):
+        pack_folder(model, uri)
+        (model / "config.json").write_text('{"of": "another version"}')
+    assert sorted(info.size for info in objects_below(place, recursive=True))[-4:] == [3_000_000] * 4
+    # Of the first version nothing is left.
+    assert len(objects_below(place, recursive=True)) == 1 + 5
+    assert unpack_folder(uri, tmp_path / "back")
+    assert (tmp_path / "back/deep/large.bin").read_bytes() == LARGE
+    assert (tmp_path / "back/config.json").read_text() == '{"of": "another version"}'
+    pieces.delete_pieces(uri)
+    assert objects_below(place, recursive=True) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_is_there_stays_where_an_upload_is_interrupted(place: StorageUri, error: type[BaseException]) -> None:
+    uri = place / "state/job.json"
+    write_object(uri, "before")
+    with pytest.raises(error), replacing_object(uri) as stream:
+        stream.write(LARGE)
+        raise error
+    del stream
+    gc.collect()
+    assert read_object(uri) == b"before"
+    assert [info.base_name for info in objects_below(place, recursive=True)] == ["job.json"]
+    write_object(uri, "after")
+    assert read_object(uri) == b"after"
+
+
+_HALF = """
+import sys, time
+from autoslim.storage import StorageUri
+from autoslim.storage.objects import replacing_object
+with replacing_object(StorageUri.parse(sys.argv[1])) as stream:
+    stream.write(bytes(12_000_000))
+    print("half", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_what_is_there_stays_where_the_process_ends(place: StorageUri, by: signal.Signals) -> None:
+    uri = place / "state/job.json"
+    write_object(uri, "before")
+    with subprocess.Popen([sys.executable, "-c", _HALF, str(uri)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        process.send_signal(by)
+    assert process.returncode == -by
+    assert read_object(uri) == b"before"
 
 
 def test_nothing_cut_off_is_found(place: StorageUri) -> None:
