@@ -7,12 +7,12 @@ when the pipe is closed, so that it does not outlive a trial that is killed. It 
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
 
+from autoslim.core.positioned_io import write_at
 from autoslim.data.cache import EncodedFile
 from autoslim.data.dataset import decoded
 from autoslim.errors import AutoslimError
@@ -29,7 +29,7 @@ def main() -> None:
         while True:
             path, size, indices = connection.recv()
             try:
-                os.pwrite(memory, decoded(opened(path), size, indices).data, 0)
+                write_at(memory, decoded(opened(path), size, indices).reshape(-1).data, 0)
             except AutoslimError as error:
                 connection.send(error)
             except Exception as error:  # noqa: BLE001 - the trial raises what it is sent

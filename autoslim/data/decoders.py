@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoslim.core.child_process import start_child
+from autoslim.core.positioned_io import read_at
 from autoslim.data.table import Indices
 
 _MODULE = "autoslim.data.decoder_process"
@@ -35,7 +36,7 @@ class _Decoder:
         error: Exception | None = self._connection.recv()
         if error is not None:
             raise error
-        if os.preadv(self._memory, [pixels.data], 0) != pixels.nbytes:
+        if read_at(self._memory, pixels.reshape(-1).data, 0) != pixels.nbytes:
             raise EOFError(f"less than the {pixels.nbytes} bytes of a batch")
         return pixels
 

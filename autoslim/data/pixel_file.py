@@ -16,6 +16,7 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from autoslim.core.positioned_io import read_at
 from autoslim.data.copies import HASH_BYTES
 from autoslim.data.table import Indices
 
@@ -103,12 +104,8 @@ class PixelFile:
         return images
 
     def _read(self, into: memoryview, offset: int) -> None:
-        # One call reads two GiB at most.
-        while len(into):
-            count = os.preadv(self._file, [into], offset)
-            if count == 0:
-                raise OSError(f"{self._path} became shorter while it was used")
-            into, offset = into[count:], offset + count
+        if read_at(self._file, into, offset) < len(into):
+            raise OSError(f"{self._path} became shorter while it was used")
 
 
 class CheckedFile:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.marks import CI_ONLY
 
+from autoslim.core import positioned_io
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
 from autoslim.data import Loader, PreparedDataset, decoders, prepare_dataset
@@ -56,6 +57,12 @@ def test_batches_are_those_of_decoded_images_also_where_a_process_is_lost(sets, 
         assert ("has ended with exit code -9" in caplog.text) is lost
     # One for the only thread of the tests.
     assert len(decoders._idle) == 1
+
+
+def test_a_batch_that_is_longer_than_one_call_moves_is_read_in_several(sets, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(positioned_io, "_MOST_BYTES", 1000)
+    for own, other in zip(batches(sets[1]), batches(sets[0]), strict=True):
+        assert torch.equal(own[0], other[0])
 
 
 def test_an_error_of_decoding_reaches_the_caller(sets):
