@@ -8,6 +8,7 @@ AutoslimError
 │   ├── DatasetError               file, row, what was expected
 │   ├── SpaceError                 file, key, what is allowed
 │   ├── OutputError                the output folder cannot be written
+│   │   └── DiskFullError          because its disk is full, or another one that a trial needs
 │   ├── StorageError               a URI of an object store: what is wrong with it, or why it cannot be read or written
 │   ├── SpecError                  `autoslim.config`: every field of a request that is wrong
 │   ├── NotFoundError              nothing of this id, or nothing that this tenant may see
@@ -71,6 +72,10 @@ class SpaceError(RequestError):
 
 class OutputError(RequestError):
     """An output folder that cannot be written, is full, or belongs to another job."""
+
+
+class DiskFullError(OutputError):
+    """The disk of a folder that is written to is full."""
 
 
 class StorageError(RequestError):

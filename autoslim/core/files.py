@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autoslim.core.causes import cause_chain
-from autoslim.errors import OutputError
+from autoslim.errors import DiskFullError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -107,9 +107,9 @@ def move_folder(folder: Path, destination: Path, *, replace: bool = True) -> Non
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def disk_full_error(folder: Path, then: str) -> OutputError:
+def disk_full_error(folder: Path | str, then: str) -> DiskFullError:
     """That the disk of `folder` is full; `then` is what the user does after making space."""
-    return OutputError(f"the disk is full at {folder}; free some space and {then}")
+    return DiskFullError(f"the disk is full at {folder}; free some space and {then}")
 
 
 def is_disk_full(error: BaseException) -> bool:

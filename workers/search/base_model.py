@@ -24,6 +24,7 @@ from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
 from workers.progress.console import Console
 from workers.ray_errors import is_cluster_failure, unwrapped_task_errors
+from workers.search.named_disks import named_full_disks
 from workers.search.resources import trial_resources, trial_threads
 from workers.search.stall_note import StallNote
 
@@ -46,7 +47,7 @@ def _adapt(output: str, request: str, dataset: str, folder: str, threads: int, s
     note = StallNote.of_dense_model(mirror.path(folder), mirror)
     stalls = StallWatch(stall_seconds, end=functools.partial(end_process, leave=note.write)).start()
     try:
-        with stalls.working():
+        with stalls.working(), named_full_disks(mirror.path(folder).parent.parent, mirror):
             images = open_reference(dataset, tell=_log.info)
             reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
             while True:

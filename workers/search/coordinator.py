@@ -11,16 +11,17 @@ import threading
 import time
 from collections import Counter, deque
 
-from autoslim.core.files import disk_full_error, is_disk_full
+from autoslim.core.files import is_disk_full
 from autoslim.core.job import SearchJob
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import BaseFacts, EpochReport, ErrorClass, Origin, Outcome, Phase, TrialResult, TrialState
 from autoslim.core.run_folder import RunFolder
-from autoslim.errors import AutoslimError, TrialsFailedError
+from autoslim.errors import AutoslimError, DiskFullError, TrialsFailedError
 from autoslim.search import Proposal, Proposer, Pruner, outclassed, refinement_recipes, search_limits, stop_reason
 from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.store import Store
 from workers.progress.callbacks import SearchCallback
+from workers.search.full_disk import FullDisk
 from workers.search.spending_guard import SpendingGuard
 from workers.search.stall_note import StallNote
 from workers.search.trial_index import CUT_SHORT, TrialIndex
@@ -338,12 +339,10 @@ class Coordinator:
     def fail(self, number: int, error_class: str, error: str) -> None:
         """The trial has ended with an error. Enough of these in a row end the job."""
         with self._lock:
-            running = self._running.pop(number)
-            # A full disk is not the recipe's fault. The search stops, and the trial stays unfinished, to be run again on
-            # `--resume`.
             if is_disk_full(OSError(error)):
-                self.fatal = disk_full_error(self.output.root, "continue with --resume")
+                self.disk_full(number, error)
                 return
+            running = self._running.pop(number)
             infeasible = error_class == ErrorClass.INFEASIBLE
             state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
             self._end(running.replace(state=state, error_class=error_class, error=error))
@@ -352,6 +351,18 @@ class Coordinator:
             if self._failed_in_a_row >= GIVE_UP_AFTER and not self._any_complete():
                 message = f"the first {self._failed_in_a_row} trials all failed; the last one with {error_class}: {error}"
                 self.fatal = TrialsFailedError(message, error_class)
+
+    def disk_full(self, number: int, error: str) -> None:
+        """The trial has found a disk full, as the error says, and there is no other one for it. That is not the recipe's fault: the search
+        stops, and the trial stays unfinished, to be run again on `--resume`."""
+        with self._lock:
+            self._running.pop(number)
+            found = FullDisk.read(error)
+            last = error.strip().rpartition("\n")[2]
+            unnamed = DiskFullError(
+                f"a disk is full where trial {number} ran: {last}; free some space and continue with --resume"
+            )
+            self.fatal = self.fatal or (unnamed if found is None else found.error())
 
     def _any_complete(self) -> bool:
         return any(result.state is TrialState.COMPLETE for result in self._index.results)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from autoslim.core.files import disk_full_error, is_disk_full
+from autoslim.core.files import is_disk_full
 from autoslim.core.folder_lock import FolderLock, FolderUse
 from autoslim.core.job import SearchJob
 from autoslim.core.plan import Plan
@@ -32,6 +32,7 @@ from workers.search.attempt import SearchAttempt
 from workers.search.base_model import base_names
 from workers.search.cluster import Cluster, connect
 from workers.search.dense_models import adapt_dense_models
+from workers.search.full_disk import FullDisk
 from workers.search.handover import hand_over, write_tables
 from workers.search.kept_output import KeptOutput, kept_output
 from workers.search.latency import measure_on_cluster, search_request
@@ -103,7 +104,9 @@ def _run_locked(
             return summary.replace(cost=cost)
     except (OSError, AutoslimError) as error:
         if is_disk_full(error):
-            raise disk_full_error(output.root, "continue with --resume") from error
+            # A task names the disk of its own node.
+            found = FullDisk.read(str(error)) or FullDisk(str(output.root))
+            raise found.error() from error
         raise
 
 

@@ -25,7 +25,7 @@ def usable_nodes() -> tuple[Node, ...]:
     """The nodes that are alive and are not told to end."""
     draining = draining_nodes()
     return tuple(
-        Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
+        Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0), id=node["NodeID"])
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in draining
     )

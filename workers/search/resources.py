@@ -11,10 +11,11 @@ from autoslim.core.job import Resources, SearchJob
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
-    """CPUs and GPUs of a node in all, whatever is taken of them."""
+    """CPUs and GPUs of a node in all, whatever is taken of them. `id` is Ray's."""
 
     cpus: float
     gpus: float = 0.0
+    id: str = ""
 
 
 def default_resources(*, cpus: float, gpus: float) -> Resources:

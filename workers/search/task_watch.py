@@ -18,6 +18,7 @@ from autoslim.core.stall_watch import StallWatch, end_process
 from autoslim.errors import JobError, StalledError
 from autoslim.storage.mirror import Mirror
 from workers.ray_errors import is_cluster_failure, unwrapped_task_errors
+from workers.search.named_disks import named_full_disks
 from workers.search.stall_note import StallNote
 
 
@@ -45,6 +46,7 @@ class TaskWatch:
 
         Raises:
             StorageError, UnavailableError: the note of an earlier try cannot be deleted.
+            DiskFullError: for an error of the block that says that a disk is full.
         """
         log_json()
         note = self._note
@@ -52,7 +54,8 @@ class TaskWatch:
         try:
             with stalls.working():
                 self.forget()
-            yield stalls
+            with self._named_full_disks():
+                yield stalls
         except StalledError as error:
             end_process(str(error), leave=functools.partial(note.write, stacks=error.stacks))
         finally:
@@ -72,6 +75,10 @@ class TaskWatch:
         """Why the process of the last try has ended itself, in words; None where it has not."""
         found = self._note.read()
         return None if found is None else f"{self.what}: {found.sentence}"
+
+    def _named_full_disks(self) -> contextlib.AbstractContextManager[None]:
+        mirror = Mirror.of(self.output)
+        return named_full_disks(mirror.path(self.place).parent.parent, mirror)
 
     @property
     def _note(self) -> StallNote:

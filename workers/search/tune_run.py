@@ -22,6 +22,21 @@ from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearch
 
 _MANY = 10_000
 
+_NODE_ID = "ray.io/node-id"
+"""A label that Ray gives each node."""
+
+
+def _place(resources: Resources) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    """What a trial of this configuration takes, and where: not on the `full_nodes`."""
+
+    def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        bundle, full = {"CPU": resources.cpu, "GPU": resources.gpu}, config.get("full_nodes")
+        if not full:
+            return tune.PlacementGroupFactory([bundle])
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[{_NODE_ID: f"!in({','.join(full)})"}])
+
+    return place
+
 
 class _StopWhen(tune.Stopper):  # type: ignore[misc]
     """Ends all trials. Tune asks it in every turn of its loop."""
@@ -62,7 +77,7 @@ def run_trials(
     # Tune's own record of the experiment is never read, so that it goes to a folder that is deleted.
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune.with_resources(trainable, _place(resources)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=CoordinatorScheduler(searcher),

@@ -24,6 +24,7 @@ from autoslim.core.job import Resources
 from autoslim.core.result import EpochReport, ErrorClass, Outcome
 from autoslim.errors import AutoslimError, PreemptedError, UnavailableError
 from workers.search.coordinator import NODE_RETRIES, RETRIES, Coordinator
+from workers.search.full_disk import FullDisk
 from workers.search.nodes import own_node_is_lost
 from workers.search.slots import Slots
 from workers.search.tune_trainable import trial_config
@@ -89,7 +90,7 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED if ended or coordinator.fatal is not None else None
         self._numbers[trial_id] = assignment.number
         folder = coordinator.mirror.name(coordinator.output.trial(assignment.recipe.key))
-        common = {**self._common, **self._of_model(assignment.recipe.model)}
+        common = {**self._common, **self._of_model(assignment.recipe.model), "full_nodes": self._slots.full_nodes}
         return trial_config(assignment.recipe, number=assignment.number, folder=folder, target=assignment.target, common=common)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -133,6 +134,12 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             reason = "its node had too little memory left"
         elif any(text in error for text in _LEFT_NODE):
             retries, reason = None, "it had to leave its node"
+        elif (full := FullDisk.read(error)) is not None:
+            if not full.node or not self._slots.disk_is_full(full.node):
+                self._guard(lambda: coordinator.disk_full(number, error))
+                return
+            self.slots_changed()
+            retries, reason = None, f"the disk is full at {full}; it goes to another node"
         # Before Ray's reasons: of a process that has just ended it may say that it cannot be reached.
         elif stalled := coordinator.take_stall(number):
             error, reason = f"{error.rstrip()}\n{stalled}", "its process did nothing any more"

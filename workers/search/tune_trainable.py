@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -19,12 +20,13 @@ from autoslim.core.recipe import Recipe, TrainingSettings
 from autoslim.core.stall_watch import StallWatch, end_process
 from autoslim.cost import LatencyTable
 from autoslim.data import open_reference
-from autoslim.errors import PreemptedError, RankLostError, StorageError, TrialError, UnavailableError
+from autoslim.errors import DiskFullError, PreemptedError, RankLostError, StorageError, TrialError, UnavailableError
 from autoslim.storage.mirror import Mirror
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.ranks import LeadingRank
 from autoslim.training.trial import Reports
 from workers.search.drain_watch import DrainWatch
+from workers.search.named_disks import named_full_disks
 from workers.search.stall_note import StallNote
 from workers.search.system_metrics import SystemMetrics
 
@@ -48,8 +50,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     One of Tune's steps is one report of a trial. Its result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or
     `error` and `error_class`, as JSON.
     A trial's own error is a result like any other; Tune sees an error only where the worker is lost, or one of the ranks that train with
-    it, where it leaves its node (`DrainWatch`), and where the store of its output cannot be reached. Tune ends the worker then, and the
-    trial goes on in another one.
+    it, where it leaves its node (`DrainWatch`), where the store of its output cannot be reached, and where a disk is full. Tune ends the
+    worker then, and the trial goes on in another one.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -59,7 +61,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         # The note is that of the trial that runs by then.
         end = functools.partial(end_process, leave=lambda reason: self._stall_note.write(reason))
         self._stalls = StallWatch(config["stall_seconds"], end=end).start()
-        with self._stalls.working():
+        with self._stalls.working(), _named_full_disks(config):
             self._renew_note(config)
             self._open(config)
             self._begin(config)
@@ -91,7 +93,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Whether this worker can run the next trial; where it cannot, Tune starts a new one."""
-        with self._stalls.working():
+        with self._stalls.working(), _named_full_disks(new_config):
             self._renew_note(new_config)
             if self._opened_for != _context_key(new_config):
                 # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
@@ -103,6 +105,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._release()
+        self._trial_config = config
         recipe = Recipe.from_json(config["recipe"])
         bind_trial_ids(config, recipe)
         self._system = SystemMetrics()
@@ -118,7 +121,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             # Training looks after each of its steps; what does not train goes on to its end, behind the last checkpoint.
             if self._leaves():
                 raise PreemptedError("the trial leaves its node between two reports, and goes on from its checkpoint")
-            report = next(self._reports)
+            with _named_full_disks(self._trial_config):
+                report = next(self._reports)
             return {"report": report.replace(system=self._system.sample()).to_json(), "done": False}
         except StopIteration as end:
             _log.info("trial ends", extra={"accuracy": end.value.accuracy, "flops": end.value.flops})
@@ -129,7 +133,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         except PreemptedError as error:
             _log.warning("%s: %s", self._leaves.reason, error)
             raise
-        except (StorageError, UnavailableError) as error:
+        except (StorageError, UnavailableError, DiskFullError) as error:
             # That says nothing of the recipe.
             _log.warning("the trial's files cannot be kept: %s", error)
             raise
@@ -170,6 +174,11 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             torch.cuda.empty_cache()
 
 
+def _named_full_disks(config: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    mirror = Mirror.of(config["output_uri"])
+    return named_full_disks(mirror.path(config["trial_folder"]).parent.parent, mirror)
+
+
 def bind_trial_ids(config: dict[str, Any], recipe: Recipe) -> None:
     """Adds the trial's ids to every line that this process logs from now on (`autoslim.core.logs.bind`)."""
     bind(job_id=config["job_id"], trial=config["trial_number"], method=recipe.method)
@@ -195,7 +204,8 @@ def trial_config(recipe: Recipe, *, number: int, folder: Path | str, target: str
     of the dense model (`base_folder`), of another one that is the teacher, or "" (`teacher_folder`), and of results that trials share
     (`shared_folder`), the reference of the images (`dataset`), the TrainingSettings (JSON) of such shared work (`shared_training`), the
     number of processes that train a trial (`ranks`) and of PyTorch's threads in each (`torch_threads`), the seconds without a sign of life
-    after which its process ends itself, or 0 (`stall_seconds`), and the file of the latency table or "" (`latency_table`). With the
+    after which its process ends itself, or 0 (`stall_seconds`), the file of the latency table or "" (`latency_table`), and Ray's ids of the
+    nodes where it is not placed (`full_nodes`), which may be left out. With the
     `output_uri` of a search without a shared file system, folders are relative to the output (`Mirror.name`); with "" they mean the same on
     every node.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from autoslim.core.job import Resources
 from workers.search.elastic import FollowClusterCallback
 from workers.search.resources import Node
-from workers.search.slots import _LOOK_EVERY, Slots
+from workers.search.slots import _FULL_SECONDS, _LOOK_EVERY, Slots
 
 ONE_GPU = Resources(cpu=4.0, gpu=1.0)
 BIG, SMALL = Node(cpus=32.0, gpus=8.0), Node(cpus=8.0, gpus=1.0)
@@ -49,6 +50,20 @@ def test_places_are_counted_by_node_and_the_missing_ones_asked_for(
 ) -> None:
     slots = Pool(*nodes).slots(resources, most=most, concurrency=concurrency)
     assert (slots.running, slots.missing) == (running, missing)
+
+
+def test_a_node_whose_disk_was_full_gets_trials_again_after_a_while() -> None:
+    pool = Pool(dataclasses.replace(BIG, id="big"), dataclasses.replace(SMALL, id="small"), Node(cpus=64.0, id="no GPU"))
+    slots = pool.slots()
+    assert slots.disk_is_full("big")
+    assert (slots.full_nodes, slots.running) == (["big"], 1)
+    pool.now = _FULL_SECONDS - 1
+    # The one that is left is too small for a trial.
+    assert not slots.disk_is_full("small")
+    assert slots.full_nodes == ["big", "small"]
+    pool.now = _FULL_SECONDS
+    assert slots.look()
+    assert (slots.full_nodes, slots.running) == (["small"], 8)
 
 
 def test_a_ray_of_ones_own_stays_as_it_is() -> None:

@@ -17,10 +17,11 @@ from autoslim.core.budget import Budget
 from autoslim.core.job import Resources
 from autoslim.core.result import ErrorClass, TrialState
 from autoslim.core.urls import default_url
-from autoslim.errors import PreemptedError, UnavailableError
+from autoslim.errors import DiskFullError, PreemptedError, UnavailableError
 from autoslim.storage.mirror import NO_MIRROR
 from autoslim.store import Store
 from workers.search.coordinator import NODE_RETRIES, RETRIES
+from workers.search.full_disk import FullDisk
 from workers.search.lost_actors import as_actor_error
 from workers.search.resources import Node
 from workers.search.slots import Slots
@@ -119,12 +120,12 @@ ONE_SLOT = Slots(Resources(), most=9, concurrency=None, follows=False, nodes=lam
 
 
 @contextlib.contextmanager
-def searching(folder, **changes: Any):
+def searching(folder, slots: Slots = ONE_SLOT, **changes: Any):
     """`suggest` and `lose`, with Ray's error in the file in which Tune leaves it; and the search's store."""
     with Store(default_url(str(folder))) as store:
         job = make_job(str(folder), budgets=(Budget.parse("80%"),), **changes)
         coordinator = make_coordinator(job, store, folder)
-        searcher = CoordinatorSearcher(coordinator, ONE_SLOT, {})
+        searcher = CoordinatorSearcher(coordinator, slots, {})
 
         def lose(error: str) -> None:
             (folder / "error.txt").write_text(error)
@@ -162,6 +163,45 @@ def test_a_lost_trial_is_given_out_again_as_often_as_its_loss_says_nothing_of_it
         search.lose(error)
         result = search.store.trials(search.job.id)[0]
         assert (result.state is TrialState.FAILED) is (tries is not None)
+
+
+def test_a_node_whose_disk_is_full_gets_no_trial_and_costs_none_a_try(tmp_path) -> None:
+    nodes = [Node(cpus=1.0, id="3fa9"), Node(cpus=1.0, id="77b0")]
+    slots = Slots(Resources(), most=9, concurrency=None, follows=True, nodes=lambda: nodes)
+    with searching(tmp_path, slots=slots) as search:
+        first = search.suggest()
+        assert (first["full_nodes"], slots.running) == ([], 2)
+        for _ in range(RETRIES + 5):
+            search.lose(f"Traceback\n{FullDisk('/scratch', 'gpu-7', '3fa9').error()}")
+            again = search.suggest()
+            assert (again["trial_number"], again["full_nodes"], slots.running) == (first["trial_number"], ["3fa9"], 1)
+        assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
+        search.lose(f"Traceback\n{FullDisk('/data', 'gpu-8', '77b0').error()}")
+        assert search.suggest() == "FINISHED"
+        assert str(search.coordinator.fatal) == (
+            "the disk is full at /data on node gpu-8 (77b0); free some space and continue with --resume"
+        )
+        # Not its fault: it is run again.
+        assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
+
+
+def test_a_full_disk_that_all_nodes_share_ends_the_search(tmp_path) -> None:
+    nodes = [Node(cpus=1.0, id="3fa9"), Node(cpus=1.0, id="77b0")]
+    with searching(tmp_path, slots=Slots(Resources(), most=9, concurrency=None, follows=True, nodes=lambda: nodes)) as search:
+        search.suggest()
+        search.lose(f"Traceback\n{FullDisk('/runs/flowers').error()}")
+        assert search.suggest() == "FINISHED"
+        assert str(search.coordinator.fatal) == "the disk is full at /runs/flowers; free some space and continue with --resume"
+
+
+def test_a_full_disk_that_a_trials_error_tells_of_is_not_said_to_be_the_drivers(tmp_path) -> None:
+    with searching(tmp_path) as search:
+        search.suggest()
+        text = "Traceback\nOSError: [Errno 28] No space left on device"
+        search.searcher.on_trial_complete("tune", {"error_class": "OSError", "error": text})
+        assert isinstance(search.coordinator.fatal, DiskFullError)
+        assert str(search.coordinator.fatal).startswith("a disk is full where trial 0 ran: OSError: [Errno 28] No space left")
+        assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
 
 
 def test_no_trial_is_given_beyond_the_slots_and_none_is_final_while_one_runs(tmp_path) -> None:
