@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from autoslim.core import activity
 from autoslim.core.recipe import TrainingSettings
-from autoslim.errors import InfeasibleError, RequestError
+from autoslim.errors import InfeasibleError
 from autoslim.training.batch_parts import BatchPart, split_batch
 from autoslim.training.device import Precision, autocast
 from autoslim.training.rank_group import RankGroup
-from autoslim.training.whole_batch import WholeBatch, whole_batch
+from autoslim.training.whole_batch import WholeBatch, not_compiled, whole_batch
 
 Objective = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Images (B, 3, h, w) and their labels, as of a loader or mixed, to scalars by name; `loss` is minimised, the others become curves."""
@@ -117,10 +117,7 @@ class BatchUpdate:
             whole_batch(self._student, group, self._batch_images, part=part, parts=self.pieces) for part in range(self.pieces)
         ]
         if self._training.compile and any(isinstance(context, WholeBatch) for context in contexts):
-            raise RequestError(
-                "--compile cannot be used where several GPUs train a model with dropout, stochastic depth or batch norms: what they draw "
-                "for the whole batch is not in a compiled graph; leave it out, or give a trial one GPU (--resources gpu=1)"
-            )
+            raise not_compiled("the model has dropout, stochastic depth, batch norms or noise", gpus=group.share.ranks)
         return contexts
 
 

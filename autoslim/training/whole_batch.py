@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from autoslim.errors import RequestError
 from autoslim.methods.layers.gumbel_noise import GumbelNoise
 from autoslim.training.rank_group import RankGroup
 
@@ -30,9 +31,20 @@ def whole_batch(
     """The context of the passes of `model` on a share of `images` images, or on one of its parts; without an effect where an image's
     pass depends on no other's.
     """
-    if not any(_depends_on_batch(module) for module in model.modules()):
-        return contextlib.nullcontext()
-    return WholeBatch(group, images, part=part, parts=parts)
+    return WholeBatch(group, images, part=part, parts=parts) if depends_on_batch(model) else contextlib.nullcontext()
+
+
+def depends_on_batch(model: nn.Module) -> bool:
+    """Whether the pass of an image in training depends on the others of its batch."""
+    return any(_depends_on_batch(module) for module in model.modules())
+
+
+def not_compiled(why: str, *, gpus: int) -> RequestError:
+    """For a model whose images depend on each other, which `why` says, on several ranks."""
+    return RequestError(
+        f"--compile is given, {gpus} GPUs train a trial, and {why}: what is drawn for the whole batch is not in a compiled graph; allowed: "
+        "several GPUs or --compile; leave --compile out, or give a trial one GPU (--resources gpu=1)"
+    )
 
 
 def _depends_on_batch(module: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from autoslim.models import DenseModel, check_teacher, create_dense, untrained
 from autoslim.search import FloorTarget, Proposer, first_share, load_prior, load_space, prior_shares
 from autoslim.search.start import resolve_budget, starts_of
 from autoslim.storage.mirror import NO_MIRROR, Mirror
+from workers.search.compiled_ranks import check_compiled_ranks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ def prepare(
     space = load_space(job.space) if job.dataset.labelled else load_space(job.space).for_features()
     # An unsupported model is refused before the images are decoded, which may take minutes, and before weights are downloaded.
     models = [untrained(spec, labelled=job.dataset.labelled) for spec in _all_models(job)]
+    check_compiled_ranks(job, dict(zip((spec.name for spec in job.models), models, strict=False)), space)
     inputs = [(model.shape.image_size, model.preprocessing.crop_pct) for model in models[: len(job.starts)]]
     dataset = prepare_dataset(job.dataset, cache, seed=job.seed, inputs=inputs, tell=tell, watch=watch)
     probe = prepare_probe(job.probe, job.dataset, cache, seed=job.seed, tell=tell)
