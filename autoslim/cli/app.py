@@ -314,7 +314,7 @@ def visualize(
     from autoslim.cli.visualize import visualize_folder
 
     dataset = read_as(data, config=data_config, image_column=image_column, label_column=label_column)
-    with model_folder(folder, writes=True) as local:
+    with model_folder(folder, writes=output is None) as local:
         visualize_folder(local, dataset, images=images, split=split, seed=seed, output=output, as_json=json)
 
 

@@ -15,7 +15,7 @@ from autoslim.storage.download import fetch
 from autoslim.storage.listing import Listing, look, stat
 from autoslim.storage.objects import objects_below
 from autoslim.storage.upload import upload_file
-from autoslim.storage.uri import StorageUri, is_uri
+from autoslim.storage.uri import WRITTEN_FORMS, Scheme, StorageUri, is_uri
 
 _CONFIG = "config.json"
 _DENSE_FILES = (_CONFIG, "model.safetensors")
@@ -27,13 +27,19 @@ def model_folder(text: str, *, writes: bool = False) -> Iterator[Path]:
     the configuration last.
 
     Raises:
-        StorageError, UnavailableError: where the store cannot be read or written, or the URI is no model's.
+        StorageError, UnavailableError: where the store cannot be read or written, or the URI is no model's; or, before anything is read,
+            where a command would write to the Hugging Face hub.
         OutputError: where the cache cannot be written.
     """
     if not is_uri(text):
         yield Path(text)
         return
     uri = StorageUri.parse(text)
+    if writes and uri.scheme is Scheme.HUGGING_FACE:
+        raise StorageError(
+            f"the files would be written to {uri}, where each is a commit; allowed: a folder of this machine, {WRITTEN_FORMS}; download "
+            "the model with `hf download`, and give its folder"
+        )
     # Before everything at the URI is fetched, which may be a whole search.
     if stat(uri / _CONFIG) is None:
         raise _no_model(uri)

@@ -9,7 +9,7 @@ from typing import Self
 
 from autoslim.errors import RequestError, StorageError
 from autoslim.storage.mirror import Mirror
-from autoslim.storage.uri import FORMS, Scheme, is_uri
+from autoslim.storage.uri import WRITTEN_FORMS, Scheme, is_uri
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class OutputPlace:
             return cls(Path(written).absolute())
         mirror = Mirror.of(written)
         if mirror.uri is not None and mirror.uri.scheme is Scheme.HUGGING_FACE:
-            others = ", ".join(form for scheme, form in FORMS.items() if scheme is not Scheme.HUGGING_FACE)
             raise StorageError(
-                f"the output is {mirror.uri}, where each file is a commit; allowed: {others}; `autoslim push` puts a finished model there"
+                f"the output is {mirror.uri}, where each file is a commit; allowed: a folder of this machine, {WRITTEN_FORMS}; "
+                "`autoslim push` puts a finished model there"
             )
         return cls(mirror.root, mirror.address)
 

@@ -34,6 +34,8 @@ FORMS = {
 """What is allowed, for people."""
 
 ALLOWED = ", ".join(FORMS.values())
+WRITTEN_FORMS = ", ".join(form for scheme, form in FORMS.items() if scheme is not Scheme.HUGGING_FACE)
+"""Of the stores that files are written to one by one."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 

@@ -48,6 +48,15 @@ def test_what_a_command_writes_goes_back_the_configuration_last(model: Path, mon
         assert (again / "config.json").read_text() == "with a form"
 
 
+def test_nothing_is_written_to_the_hub_and_that_is_said_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "stat", lambda uri: pytest.fail("it is read"))
+    message = (
+        r"^the files would be written to hf://owner/vit, where each is a commit; allowed: a folder .*, s3://.* `hf download`"
+    )
+    with pytest.raises(StorageError, match=message), model_folder("hf://owner/vit", writes=True):
+        pass
+
+
 def test_nothing_goes_back_after_an_error(model: Path) -> None:
     with pytest.raises(RuntimeError), model_folder(model.as_uri(), writes=True) as folder:
         (folder / "config.json").write_text("half")

@@ -25,7 +25,7 @@ def test_a_uri_has_a_folder_in_the_cache_of_its_own(tmp_path: Path, monkeypatch:
 
 
 def test_the_hub_is_no_place_for_an_output() -> None:
-    with pytest.raises(StorageError, match=r"each file is a commit; allowed: s3://.*autoslim push"):
+    with pytest.raises(StorageError, match=r"each file is a commit; allowed: a folder of this machine, s3://.*autoslim push"):
         OutputPlace.parse("hf://owner/name/runs")
 
 
