@@ -40,12 +40,13 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def publish_folder(destination: Path, *, contested: bool = False) -> Iterator[Path]:
+def publish_folder(destination: Path, *, contested: bool = False, left: bool = False) -> Iterator[Path]:
     """Yields an empty folder; it becomes `destination` when the block ends without an error, and is deleted otherwise.
 
     Args:
         destination: An existing folder there is replaced, unless `contested`.
         contested: Several processes may publish `destination` at once. Each writes to a folder of its own; the first one wins.
+        left: What an interrupt has ended is not deleted; an error's remains are.
 
     Raises:
         OSError: if the folder cannot be written or renamed; when `contested`, also if `destination` exists by then.
@@ -59,8 +60,10 @@ def publish_folder(destination: Path, *, contested: bool = False) -> Iterator[Pa
     try:
         yield partial
         move_folder(partial, destination, replace=not contested)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException as error:
+        if isinstance(error, Exception) or not left:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def short_path(path: str) -> str:

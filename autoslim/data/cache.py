@@ -17,6 +17,8 @@ import pyarrow as pa
 from autoslim.core import activity
 from autoslim.core.file_lock import file_lock
 from autoslim.core.files import publish_folder
+from autoslim.data.left_files import left_aside
+from autoslim.data.rewritten_file import RewrittenFile
 from autoslim.data.table import Labels
 from autoslim.errors import OutputError
 
@@ -30,12 +32,16 @@ _BATCH_BYTES = 32 * 2**20
 _BATCHES_AT_ONCE = 64
 """Whose heads are in memory while a file is opened: each brings the pages around it, tens of kilobytes."""
 
+_MAGIC_BYTES = 8
+"""At the beginning of an Arrow IPC file, before its stream."""
+
 _ENCODED = pa.schema([("bytes", pa.binary()), ("label", pa.int64()), ("name", pa.string())])
 
 
 @contextlib.contextmanager
-def publish_once(target: Path) -> Iterator[Path | None]:
-    """Yields an empty folder that becomes `target` when the block ends without an error, or None if `target` exists.
+def publish_once(target: Path, *, left: bool = False) -> Iterator[Path | None]:
+    """Yields an empty folder that becomes `target` when the block ends without an error, or None if `target` exists. With `left` an
+    interrupted process leaves what it has written, which the next one finds beside the folder (`take_left`).
 
     One process works at a time, on any node; the others wait and find `target`.
     """
@@ -49,25 +55,36 @@ def publish_once(target: Path) -> Iterator[Path | None]:
             if target.is_dir():
                 yield None
                 return
-            with publish_folder(target) as folder:
+            aside = left_aside(target) if left else contextlib.nullcontext()
+            with aside, publish_folder(target, left=left) as folder:
                 yield folder
     except OSError as error:
         raise OutputError(f"the data cache {target} cannot be written: {error}") from error
 
 
 def write_encoded(path: Path, rows: Iterable[EncodedRow]) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _ENCODED) as writer:
-        pending: list[EncodedRow] = []
-        size = 0
-        for row in rows:
-            pending.append(row)
-            size += len(row[0])
-            if size > _BATCH_BYTES:
-                writer.write_batch(_encoded_batch(pending))
-                activity.mark()
-                pending, size = [], 0
-        if pending:
+    """An iterator that is interrupted leaves the batches that are written by then, and what an earlier one has left behind them."""
+    with contextlib.closing(RewrittenFile(path)) as file, pa.ipc.new_file(file, _ENCODED) as writer:
+        try:
+            _write_rows(writer, rows)
+        except BaseException:
+            # The writer would end the file here.
+            file.keep()
+            raise
+
+
+def _write_rows(writer: Any, rows: Iterable[EncodedRow]) -> None:
+    pending: list[EncodedRow] = []
+    size = 0
+    for row in rows:
+        pending.append(row)
+        size += len(row[0])
+        if size > _BATCH_BYTES:
             writer.write_batch(_encoded_batch(pending))
+            activity.mark()
+            pending, size = [], 0
+    if pending:
+        writer.write_batch(_encoded_batch(pending))
 
 
 def _encoded_batch(rows: list[EncodedRow]) -> Any:
@@ -79,20 +96,23 @@ class EncodedFile:
     """The encoded images of one split. They are read as they are asked for: what a process has read of a map counts as its memory, in the
     end the whole set."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, unfinished: bool = False) -> None:
+        """One that is `unfinished` ends with its last whole batch.
+
+        Raises:
+            OSError, ValueError: for a file that cannot be read, or is empty.
+        """
         self._path = path
         with path.open("rb") as file:
             self._file = os.dup(file.fileno())
             weakref.finalize(self, os.close, self._file)
             self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         whole = pa.py_buffer(self._map)
-        reader = pa.ipc.open_file(whole)
         self._batches: list[Any] = []
         # Where in the file each batch has the ends of its images (32 bits each), and their bytes.
         self._places: list[tuple[int, int]] = []
         labels = [np.empty(0, np.int64)]
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
+        for number, batch in enumerate(_unfinished_batches(whole) if unfinished else _batches(whole)):
             self._batches.append(batch)
             self._places.append(_places(batch.column("bytes"), whole))
             labels.append(batch.column("label").to_numpy().copy())
@@ -110,6 +130,14 @@ class EncodedFile:
         ends, data = self._places[batch]
         start, stop = struct.unpack("<ii", self._read(8, ends + 4 * row))
         return self._read(stop - start, data + start)
+
+    def images(self) -> Iterator[tuple[bytes, str]]:
+        """All images, in their order, with their names."""
+        for start, batch in zip(self._starts.tolist(), self._batches, strict=False):
+            names = batch.column("name").to_pylist()
+            self._forget_pages()
+            for row, name in enumerate(names):
+                yield self.bytes_of(start + row), name
 
     def name_of(self, index: int) -> str:
         """As in reports."""
@@ -132,6 +160,17 @@ class EncodedFile:
     def _forget_pages(self) -> None:
         """What the map has read is no part of this process any more; it is read again where it is looked at."""
         self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _batches(whole: Any) -> Iterator[Any]:
+    reader = pa.ipc.open_file(whole)
+    return (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def _unfinished_batches(whole: Any) -> Iterator[Any]:
+    """Those before the place where the file is cut off. Without its end it is a stream."""
+    with contextlib.suppress(pa.ArrowException, OSError, IndexError):
+        yield from pa.ipc.open_stream(pa.BufferReader(whole.slice(_MAGIC_BYTES)))
 
 
 def _places(images: Any, whole: Any) -> tuple[int, int]:

@@ -23,6 +23,8 @@ from autoslim.data.decoded_limit import measured_limit
 from autoslim.data.examined import Examined
 from autoslim.data.hashes import Hashes
 from autoslim.data.kept_set import KeptSet, make_room
+from autoslim.data.left_files import take_left
+from autoslim.data.left_split import DamagedLeftError
 from autoslim.data.pixel_cache import PixelCache
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.pixel_file import pixel_bytes
@@ -79,12 +81,18 @@ def prepare_dataset(
     check_allowed(spec)
     found = _find(spec, cache_dir, seed, tell)
     sizes = sorted({storage_size(*one) for one in inputs})
-    with publish_once(found.path) as folder:
+    with publish_once(found.path, left=True) as folder:
         if folder is None:
             return open_dataset(found.path, found.reference)
         limit = measured_limit(cache_dir) if spec.decoded_limit is None else spec.decoded_limit
         new = _Preparation(spec=spec, seed=seed, sizes=sizes, limit=limit, tell=tell, watch=watch)
-        collected = _fill(folder, found, new)
+        try:
+            collected = _fill(folder, found, new)
+        except DamagedLeftError:
+            _log.warning("what an interrupted preparation has left in %s is damaged: it begins anew", folder)
+            for entry in folder.iterdir():
+                entry.unlink()
+            collected = _fill(folder, found, new)
     dataset = open_dataset(found.path, found.reference)
     if collected is not None:
         return dataset.with_collected(collected)
@@ -166,6 +174,7 @@ def _taken(kept: KeptSet, folder: Path, source: str, new: _Preparation) -> bool:
 
 def _write_new(folder: Path, found: _Found, new: _Preparation) -> dict[tuple[int, int], int]:
     source = found.open_source()
+    take_left(folder)
     parts = make_splits(new.spec, source, new.seed)
     images = sum(len(part.rows) for part in parts.values())
     new.tell_sizes(images)
@@ -305,6 +314,7 @@ def _write(
         writers["train"].drop_contradicting(folder / "train.arrow", {split: writer.contents for split, writer in writers.items()})
     patches = _write_token_labels(folder, parts["train"], writers["train"].rows, source, digest)
     for split in SPLITS:
+        writers[split].end()
         (folder / f"{split}.keys").write_bytes(writers[split].contents.hashes.tobytes())
     report = DatasetReport(
         source=source.name,

@@ -15,6 +15,7 @@ from autoslim.data.copies import Contents, content_hash, find_copies
 from autoslim.data.decode import decode_rgb
 from autoslim.data.examined import Examined
 from autoslim.data.hashes import Hashes
+from autoslim.data.left_split import LeftList, LeftSplit
 from autoslim.data.map_ahead import map_ahead
 from autoslim.data.pixel_collector import PixelCollector
 from autoslim.data.progress import Progress
@@ -53,11 +54,22 @@ class SplitWriter:
         # 8 bytes each: a list of numbers takes five times as much.
         self._rows = array.array("q")
         self._unreadable: list[str] = []
+        # What an earlier preparation has left, while the split is written.
+        self._left: LeftSplit | None = None
 
     def write(self, path: Path, *, without: Hashes) -> None:
         """All readable images but those whose contents are given."""
         self._digest.update(self._split.encode())
-        write_encoded(path, self._readable(without))
+        self._left, self._list = LeftSplit.find(path, self._part.table, self._part.rows), LeftList(path)
+        try:
+            write_encoded(path, self._readable(without))
+        finally:
+            self._left = None
+            self._list.close()
+
+    def end(self) -> None:
+        """The split is as it stays."""
+        self._list.delete()
 
     @property
     def rows(self) -> Indices:
@@ -91,6 +103,7 @@ class SplitWriter:
         for row in rows.tolist():
             self.contents.add(bytes(hashes[row]), int(labels[row]))
         self.counts = np.bincount(labels[rows], minlength=len(self.counts))
+        self._list.delete()
         new = path.with_suffix(".new")
         write_encoded(new, ((file.bytes_of(row), int(labels[row]), file.name_of(row)) for row in rows.tolist()))
         new.replace(path)
@@ -103,7 +116,9 @@ class SplitWriter:
         labels = self._part.table.labels
         # Threads, since Pillow decodes without the interpreter's lock. The order of the images is kept, so that neither the file nor the
         # digest depends on the threads.
-        for (row, data, name), issue, content, pixels in map_ahead(self._examine, self._part.table.rows(self._part.rows)):
+        table, rows = self._part.table, self._part.rows
+        images = table.rows(rows) if self._left is None else self._left.rows_of(table, rows)
+        for (row, data, name), issue, content, pixels in map_ahead(self._examine, images):
             self._progress.advance()
             for collector, own in pixels:
                 collector.add(content, *own)
@@ -121,6 +136,7 @@ class SplitWriter:
             # The length marks where an image ends; without it two lists of images could have the same bytes.
             self._digest.update(f" {label} {len(data)} ".encode())
             self._digest.update(data)
+            self._list.add(row, content)
             yield data, label, name
 
     def _examine(self, row: Row) -> tuple[Row, str | None, bytes, list[tuple[PixelCollector, tuple[bytes, bytes]]]]:
@@ -129,6 +145,8 @@ class SplitWriter:
         wanted = [collector for collector in self._collectors if collector.wants(content)]
         # An image whose pixels are kept could be read, also where a preparation that was killed did not come to remember it.
         known = content in self._examined.known or any(collector.has(content) for collector in self._collectors)
+        # The hash that it was left with is looked at in any case.
+        known = (self._left is not None and self._left.has(row[0], content)) or known
         if known and not wanted:
             return row, None, content, []
         try:
