@@ -6,17 +6,20 @@ runs. Ray removes them with the driver, however that ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 
 from autoslim.core.job import Resources
+from workers.search.nodes import elsewhere
 
 
 class Demand:
-    """Asks for places for trials of these `resources`."""
+    """Asks for places for trials of these `resources`, on none of the nodes whose ids `full` gives."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, full: Callable[[], Sequence[str]] = tuple) -> None:
+        self._full = full
         bundle = {"CPU": resources.cpu, "GPU": resources.gpu}
         self._bundle = {name: amount for name, amount in bundle.items() if amount > 0}
         self._groups: list[Any] = []
@@ -29,4 +32,7 @@ class Demand:
         for group in [*found, *waiting[places:]]:
             ray.util.remove_placement_group(group)
         more = 0 if found or not self._bundle else places - len(waiting)
-        self._groups = waiting[:places] + [ray.util.placement_group([self._bundle]) for _ in range(more)]
+        self._groups = waiting[:places] + [self._ask() for _ in range(more)]
+
+    def _ask(self) -> Any:
+        return ray.util.placement_group([self._bundle], **elsewhere(self._full()))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import ray
 from ray._private.state import state as ray_state
 
 from workers.search.resources import Node
+
+_NODE_ID = "ray.io/node-id"
+"""A label that Ray gives each node."""
 
 
 def draining_nodes() -> frozenset[str]:
@@ -19,6 +25,11 @@ def own_node_is_lost() -> bool:
     without its state. Ray has ended all that the driver had running, and refuses whatever else it asks for, but does not end the driver."""
     own = ray.get_runtime_context().get_node_id()
     return not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
+
+
+def elsewhere(nodes: Sequence[str]) -> dict[str, Any]:
+    """What a placement group with one bundle is made with, so that it is on none of the nodes of these ids."""
+    return {"bundle_label_selector": [{_NODE_ID: f"!in({','.join(nodes)})"}]} if nodes else {}
 
 
 def usable_nodes() -> tuple[Node, ...]:

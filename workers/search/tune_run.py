@@ -15,6 +15,7 @@ from autoslim.core.job import Resources
 from workers.search.demand import Demand
 from workers.search.elastic import FollowClusterCallback
 from workers.search.lost_actors import lost_actors_are_failures
+from workers.search.nodes import elsewhere
 from workers.search.own_credentials import own_credentials
 from workers.search.slots import Slots
 from workers.search.spending_guard import STOP_SECONDS
@@ -22,18 +23,13 @@ from workers.search.tune_searcher import CoordinatorScheduler, CoordinatorSearch
 
 _MANY = 10_000
 
-_NODE_ID = "ray.io/node-id"
-"""A label that Ray gives each node."""
-
 
 def _place(resources: Resources) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
     """What a trial of this configuration takes, and where: not on the `full_nodes`."""
 
     def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        bundle, full = {"CPU": resources.cpu, "GPU": resources.gpu}, config.get("full_nodes")
-        if not full:
-            return tune.PlacementGroupFactory([bundle])
-        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[{_NODE_ID: f"!in({','.join(full)})"}])
+        bundle = {"CPU": resources.cpu, "GPU": resources.gpu}
+        return tune.PlacementGroupFactory([bundle], **elsewhere(config.get("full_nodes", ())))
 
     return place
 
@@ -73,7 +69,8 @@ def run_trials(
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_MANY))
     callbacks: list[Callback] = [LostWorkerCallback(searcher), StandstillCallback(searcher, resources)]
     if slots.follows:
-        callbacks.append(FollowClusterCallback(searcher, slots, Demand(resources)))
+        demand = Demand(resources, full=lambda: slots.full_nodes)
+        callbacks.append(FollowClusterCallback(searcher, slots, demand))
     # Tune's own record of the experiment is never read, so that it goes to a folder that is deleted.
     with tempfile.TemporaryDirectory(prefix="autoslim-tune-") as scratch:
         tuner = tune.Tuner(

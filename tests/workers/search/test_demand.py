@@ -18,11 +18,13 @@ class Groups:
         self.made: list[dict[str, float]] = []
         self.waiting: list[int] = []
         self.found: list[int] = []
+        self.where: list[dict[str, Any]] = []
         monkeypatch.setattr(ray.util, "placement_group", self._make)
         monkeypatch.setattr(ray.util, "placement_group_table", lambda group: {"state": self._state(group)})
         monkeypatch.setattr(ray.util, "remove_placement_group", self._remove)
 
-    def _make(self, bundles: list[dict[str, float]]) -> int:
+    def _make(self, bundles: list[dict[str, float]], **where: Any) -> int:
+        self.where.append(where)
         (bundle,) = bundles
         self.made.append(bundle)
         self.waiting.append(len(self.made) - 1)
@@ -65,6 +67,15 @@ def test_a_place_that_is_found_is_given_back_for_a_trial_before_another_one_is_a
     demand.hold(2)
     assert groups.waiting == [1, 2]
     assert groups.made[-1] == {"CPU": 1.0}
+
+
+def test_no_place_is_asked_for_on_a_node_whose_disk_is_full(groups: Groups) -> None:
+    full = ["3fa9", "77b0"]
+    demand = Demand(Resources(cpu=1.0), full=lambda: full)
+    demand.hold(1)
+    full.clear()
+    demand.hold(2)
+    assert groups.where == [{"bundle_label_selector": [{"ray.io/node-id": "!in(3fa9,77b0)"}]}, {}]
 
 
 def test_nothing_is_asked_for_a_trial_that_takes_nothing(groups: Groups) -> None:
