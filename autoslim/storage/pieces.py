@@ -49,7 +49,7 @@ def replacing_pieces(uri: StorageUri, *, size: int, version: str) -> Iterator[An
 
 
 @contextlib.contextmanager
-def open_pieces(uri: StorageUri, *, size: int, buffer_size: int) -> Iterator[IO[bytes]]:
+def open_pieces(uri: StorageUri, *, size: int, buffer_size: int) -> Iterator[Any]:
     """The content at `uri`, whose object has `size` bytes, to be read from its beginning. It ends early where a piece is missing.
 
     Raises:
@@ -62,7 +62,7 @@ def open_pieces(uri: StorageUri, *, size: int, buffer_size: int) -> Iterator[IO[
         return
     folder = _folder(uri) / line[1].decode()
     with _Reader([folder / _name(number) for number in range(int(line[2]))], buffer_size) as reader:
-        yield reader  # type: ignore[misc]
+        yield reader
 
 
 def delete_pieces(uri: StorageUri) -> None:
