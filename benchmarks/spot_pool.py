@@ -26,7 +26,7 @@ RATES = (0.05, 0.2, 0.5)
 AWAY = JOINING = 600.0
 _RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("three losses fail a trial; a checkpoint an epoch; slots as at the start", {"retries": 3, "in_a_row": False}),
-    ("losses count until the next report", {"retries": Conditions().retries, "in_a_row": True}),
+    ("losses count until the next report", {"retries": 20, "in_a_row": True}),
     ("a checkpoint every ten minutes", {"checkpoint": 600.0}),
     ("a checkpoint on notice, which is no loss", {"notice": True}),
     ("slots follow the nodes", {"slots": None}),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from typing import Protocol
 
 from autoslim.core.recipe import Recipe
 from autoslim.core.result import EpochReport, Outcome
-from workers.search.coordinator import NODE_RETRIES
 
 
 class Task(Protocol):
@@ -70,7 +70,7 @@ class Conditions:
     away: float = 120.0
     checkpoint: float | None = None
     notice: bool = False
-    retries: int = NODE_RETRIES
+    retries: float = math.inf
     in_a_row: bool = True
     start: float = 0.3
     decision: float = 0.05

@@ -30,9 +30,7 @@ GIVE_UP_AFTER = 5
 """Failed trials in a row, with no complete one, that end the job: its settings are at fault then, and not five recipes."""
 RETRIES = 3
 """How often in a row, without a report in between, a trial is run again whose worker was lost on a node that still is there: the system ran
-out of memory, or the trial brings its process down."""
-NODE_RETRIES = 20
-"""The same where its node was lost. That says nothing of the trial, unless it is what brings the nodes down."""
+out of memory, or the trial brings its process down. A lost node says nothing of the trial, and is no try."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,7 +322,7 @@ class Coordinator:
         self, number: int, reason: str, error: str, *, retries: int | None, error_class: str = ErrorClass.WORKER_LOST
     ) -> None:
         """The trial's worker is gone. The trial goes on from its checkpoint, unless it was lost more than `retries` times in a row (None:
-        however often, as where it had to leave its node): then it has failed with `error`. `reason` is for the user."""
+        however often, as with its node): then it has failed with `error`. `reason` is for the user."""
         with self._lock:
             running = self._running[number]
             if retries is not None:

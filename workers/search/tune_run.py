@@ -14,7 +14,7 @@ from ray.tune import Callback
 from autoslim.core.job import Resources
 from workers.search.demand import Demand
 from workers.search.elastic import FollowClusterCallback
-from workers.search.lost_actors import lost_actors_are_failures
+from workers.search.lost_actors import LossInTelling, lost_actors_are_failures
 from workers.search.nodes import elsewhere
 from workers.search.own_credentials import own_credentials
 from workers.search.slots import Slots
@@ -67,7 +67,8 @@ def run_trials(
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", f"{STOP_SECONDS:.0f}")
     # The searcher holds trials back for which there is no place. Without a number Tune would start one worker after another.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_MANY))
-    callbacks: list[Callback] = [LostWorkerCallback(searcher), StandstillCallback(searcher, resources)]
+    loss = LossInTelling()
+    callbacks: list[Callback] = [LostWorkerCallback(searcher, loss), StandstillCallback(searcher, resources)]
     if slots.follows:
         demand = Demand(resources, full=lambda: slots.full_nodes)
         callbacks.append(FollowClusterCallback(searcher, slots, demand))
@@ -95,5 +96,5 @@ def run_trials(
                 callbacks=callbacks,
             ),
         )
-        with shutdown, lost_actors_are_failures(), own_credentials():
+        with shutdown, lost_actors_are_failures(loss), own_credentials():
             tuner.fit()

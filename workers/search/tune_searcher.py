@@ -23,9 +23,11 @@ from ray.tune.search import Searcher
 from autoslim.core.job import Resources
 from autoslim.core.result import EpochReport, ErrorClass, Outcome
 from autoslim.errors import AutoslimError, PreemptedError, UnavailableError
-from workers.search.coordinator import NODE_RETRIES, RETRIES, Coordinator
+from workers.search.coordinator import RETRIES, Coordinator
 from workers.search.full_disk import FullDisk
-from workers.search.nodes import own_node_is_lost
+from workers.search.lost_actors import LossInTelling
+from workers.search.node_verdict import REASONS, NodeVerdict
+from workers.search.nodes import NodeState, own_node_is_lost
 from workers.search.slots import Slots
 from workers.search.tune_trainable import trial_config
 
@@ -38,14 +40,14 @@ _ENDED_FOR_MEMORY = (
     "the trial was ended for memory, in every try: its node had too little left. A smaller batch size or fewer trials at a time "
     "(--batch-size, --concurrency) need less"
 )
-_LEFT_NODE = (f"{PreemptedError.__module__}.{PreemptedError.__qualname__}", "the actor's node was preempted")
-"""In the error of a trial that had to leave its node, by our notice or by Ray's."""
-_LOST_NODE = ("its node has died", "is unavailable")
-"""In Ray's error for an actor on a node that has ended, or that cannot be reached."""
+_LEFT_NODE = f"{PreemptedError.__module__}.{PreemptedError.__qualname__}"
+"""In the error of a trial that had to leave its node, and has written a checkpoint."""
 # Longer than a new worker takes to import PyTorch, so that a trial that merely starts is none that waits.
 _STANDSTILL_SECONDS = 45.0
 _LOOK_SECONDS = 5.0
 """Between two looks at the driver's node while no trial runs. One look may be at a head that does not know its nodes again yet."""
+_TURN_SECONDS = 0.1
+"""Of Tune's loop while it has nothing to do but to wait for the verdict on a lost worker: as long as it waits for its trials."""
 _OWN_NODE_LOST = (
     "the Ray cluster has lost the node that this search is connected to, and gives it no place for trials any more\n"
     "Its raylet or the head has ended, or they could not reach each other. Finished trials are kept: continue with --resume"
@@ -71,6 +73,8 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
         self._common, self._of_model = dict(common), of_model
         # Trials that Tune runs now: their numbers in the store, by Tune's own ids.
         self._numbers: dict[str, int] = {}
+        # Trials whose worker was lost, perhaps with its node: what decides that, and Ray's error, by Tune's ids. They keep their places.
+        self._undecided: dict[str, tuple[NodeVerdict, str]] = {}
         self.over = False
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -121,31 +125,57 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
             # The trial stays known: Tune gives the reason only later, to `LostWorkerCallback`.
             self._numbers[trial_id] = number
 
-    def worker_lost(self, trial_id: str, error: str) -> None:
-        """The trial's worker was lost, or has left its node; the coordinator decides whether the trial is run again."""
-        number = self._numbers.pop(trial_id, None)
-        if self._coordinator is None or number is None:
+    def worker_lost(self, trial_id: str, error: str, verdict: NodeVerdict) -> None:
+        """The trial's worker was lost, or has left its node; the coordinator decides whether the trial is run again. Where `verdict` has to
+        say whether it was lost with its node, `decide_losses` goes on."""
+        if self._coordinator is None or trial_id not in self._numbers:
             return
-        coordinator, kind = self._coordinator, ErrorClass.WORKER_LOST
-        retries: int | None = RETRIES
-        reason = "its worker was lost"
         if RAY_OUT_OF_MEMORY in error:
-            kind, error = ErrorClass.OUT_OF_MEMORY, f"{error.rstrip()}\n{_ENDED_FOR_MEMORY}"
-            reason = "its node had too little memory left"
-        elif any(text in error for text in _LEFT_NODE):
-            retries, reason = None, "it had to leave its node"
+            text = f"{error.rstrip()}\n{_ENDED_FOR_MEMORY}"
+            self._lost(trial_id, "its node had too little memory left", text, error_class=ErrorClass.OUT_OF_MEMORY)
+        elif _LEFT_NODE in error:
+            self._lost(trial_id, REASONS[NodeState.DRAINING], error, retries=None)
         elif (full := FullDisk.read(error)) is not None:
-            if not full.node or not self._slots.disk_is_full(full.node):
-                self._guard(lambda: coordinator.disk_full(number, error))
-                return
+            self._disk_full(trial_id, full, error)
+        # A process that has ended itself was not lost with its node.
+        elif stalled := self._coordinator.take_stall(self._numbers[trial_id]):
+            self._lost(trial_id, "its process did nothing any more", f"{error.rstrip()}\n{stalled}")
+        else:
+            self._undecided[trial_id] = (verdict, error)
+            self.decide_losses()
+
+    def _disk_full(self, trial_id: str, full: FullDisk, error: str) -> None:
+        """No try of the trial, which goes to another node; where there is none, or the output's own disk is full, the search ends."""
+        assert self._coordinator is not None
+        if full.node and self._slots.disk_is_full(full.node):
             self.slots_changed()
-            retries, reason = None, f"the disk is full at {full}; it goes to another node"
-        # Before Ray's reasons: of a process that has just ended it may say that it cannot be reached.
-        elif stalled := coordinator.take_stall(number):
-            error, reason = f"{error.rstrip()}\n{stalled}", "its process did nothing any more"
-        elif any(text in error for text in _LOST_NODE):
-            retries, reason = NODE_RETRIES, "its node was lost"
-        self._guard(lambda: coordinator.lost(number, reason, error, retries=retries, error_class=kind))
+            self._lost(trial_id, f"the disk is full at {full}; it goes to another node", error, retries=None)
+        else:
+            coordinator, number = self._coordinator, self._numbers.pop(trial_id)
+            self._guard(lambda: coordinator.disk_full(number, error))
+
+    def decide_losses(self) -> bool:
+        """Asks for the nodes of lost workers. Whether all are decided. A lost worker is a try of its trial, and a lost node is none."""
+        for trial_id, (verdict, error) in list(self._undecided.items()):
+            state = verdict.look()
+            if state is None:
+                continue
+            del self._undecided[trial_id]
+            self._lost(trial_id, REASONS[state], error, retries=RETRIES if state is NodeState.ALIVE else None)
+        return not self._undecided
+
+    def _lost(
+        self,
+        trial_id: str,
+        reason: str,
+        error: str,
+        *,
+        retries: int | None = RETRIES,
+        error_class: str = ErrorClass.WORKER_LOST,
+    ) -> None:
+        assert self._coordinator is not None
+        coordinator, number = self._coordinator, self._numbers.pop(trial_id)
+        self._guard(lambda: coordinator.lost(number, reason, error, retries=retries, error_class=error_class))
 
     def slots_changed(self) -> None:
         """Another number of trials runs side by side now."""
@@ -211,15 +241,23 @@ class CoordinatorScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class LostWorkerCallback(Callback):  # type: ignore[misc]
-    """Passes the error of a trial whose worker was lost to the searcher."""
+    """Passes the error of a trial whose worker was lost to the searcher. `loss` says where it was, and `judge` what becomes of the node."""
 
-    def __init__(self, searcher: CoordinatorSearcher) -> None:
-        self._searcher = searcher
+    def __init__(
+        self, searcher: CoordinatorSearcher, loss: LossInTelling, *, judge: Callable[[str | None], NodeVerdict] = NodeVerdict
+    ) -> None:
+        self._searcher, self._loss, self._judge = searcher, loss, judge
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune's own `get_error` reads a copy that it makes of this file later.
         file = Path(trial.error_file or "")
-        self._searcher.worker_lost(trial.trial_id, file.read_text() if file.is_file() else "Ray gives no reason")
+        error = file.read_text() if file.is_file() else "Ray gives no reason"
+        self._searcher.worker_lost(trial.trial_id, error, self._judge(self._loss.node_id))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not self._searcher.decide_losses() and not {"PENDING", "RUNNING"} & {trial.status for trial in trials}:
+            # Tune's loop waits for what its trials do, and not at all where it has none.
+            time.sleep(_TURN_SECONDS)
 
 
 class StandstillCallback(Callback):  # type: ignore[misc]

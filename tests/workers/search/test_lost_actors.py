@@ -11,7 +11,8 @@ from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller
 
-from workers.search.lost_actors import LostActorManager, as_actor_error, lost_actors_are_failures
+from workers.search import lost_actors
+from workers.search.lost_actors import LossInTelling, LostActorManager, as_actor_error, lost_actors_are_failures
 
 LOW = OutOfMemoryError("Task was killed due to the node running low on memory.")
 
@@ -64,6 +65,47 @@ def test_errors_of_our_own_stay_what_they_are():
 
 def test_tunes_controller_takes_the_manager_by_its_name():
     assert "RayActorManager" in tune_controller.TuneController.__init__.__code__.co_names
-    with lost_actors_are_failures():
-        assert tune_controller.RayActorManager is LostActorManager
+    with lost_actors_are_failures(LossInTelling()):
+        assert isinstance(tune_controller.RayActorManager(resource_manager=SimpleNamespace()), LostActorManager)
     assert tune_controller.RayActorManager is RayActorManager
+
+
+def placed(monkeypatch: pytest.MonkeyPatch, place: SimpleNamespace) -> LostActorManager:
+    """A manager with one actor, for which a place is found; `place.node_id` is where Ray says that it is."""
+    monkeypatch.setattr(lost_actors, "node_of_place", lambda group: group.node_id)
+    manager = LostActorManager(SimpleNamespace(free_resources=lambda acquired_resource: None), loss=place.loss)
+    actor = TrackedActor(7, on_error=lambda _, found: place.told.append(place.loss.node_id))
+    manager._live_actors_to_ray_actors_resources[actor] = (None, SimpleNamespace(placement_group=place))
+    manager._try_start_actors()
+    return manager
+
+
+@pytest.mark.faults
+def test_a_loss_is_told_with_the_node_that_the_actor_was_on_and_not_with_that_of_its_next_place(monkeypatch: pytest.MonkeyPatch):
+    place = SimpleNamespace(node_id="own", loss=LossInTelling(), told=[])
+    manager = placed(monkeypatch, place)
+    (actor,) = manager.live_actors
+    place.node_id = "next"
+    manager._try_start_actors()
+    task = TrackedActorTask(actor, on_error=lambda _, found: place.told.append(place.loss.node_id))
+    manager._actor_task_failed(task, ActorDiedError())
+    assert place.told == ["own", "own"]
+    assert place.loss.node_id is None
+
+
+def test_an_actor_that_is_lost_before_it_has_started_was_on_a_node_too(monkeypatch: pytest.MonkeyPatch):
+    place = SimpleNamespace(node_id="own", loss=LossInTelling(), told=[])
+    manager = placed(monkeypatch, place)
+    manager._actor_start_failed(*manager.live_actors, ActorDiedError())
+    assert place.told == ["own"]
+
+
+def test_an_actor_is_where_its_place_is_when_its_process_has_started(monkeypatch: pytest.MonkeyPatch):
+    place = SimpleNamespace(node_id="lost meanwhile", loss=LossInTelling(), told=[])
+    manager = placed(monkeypatch, place)
+    (actor,) = manager.live_actors
+    place.node_id = "own"
+    manager._tracked_actors_to_state_futures[actor].add("ready")
+    manager._actor_start_resolved(actor, "ready")
+    manager._actor_task_failed(TrackedActorTask(actor), ActorDiedError())
+    assert place.told == ["own"]

@@ -20,9 +20,11 @@ from autoslim.core.urls import default_url
 from autoslim.errors import DiskFullError, PreemptedError, UnavailableError
 from autoslim.storage.mirror import NO_MIRROR
 from autoslim.store import Store
-from workers.search.coordinator import NODE_RETRIES, RETRIES
+from workers.search.coordinator import RETRIES
 from workers.search.full_disk import FullDisk
-from workers.search.lost_actors import as_actor_error
+from workers.search.lost_actors import LossInTelling, as_actor_error
+from workers.search.node_verdict import NodeVerdict
+from workers.search.nodes import NodeState
 from workers.search.resources import Node
 from workers.search.slots import Slots
 from workers.search.stall_note import StallNote
@@ -121,41 +123,73 @@ ONE_SLOT = Slots(Resources(), most=9, concurrency=None, follows=False, nodes=lam
 
 @contextlib.contextmanager
 def searching(folder, slots: Slots = ONE_SLOT, **changes: Any):
-    """`suggest` and `lose`, with Ray's error in the file in which Tune leaves it; and the search's store."""
+    """`suggest` and `lose`, with Ray's error in the file in which Tune leaves it; and the search's store. `nodes` is what the cluster says
+    of nodes by their ids; a worker is lost on the node `own`."""
     with Store(default_url(str(folder))) as store:
         job = make_job(str(folder), budgets=(Budget.parse("80%"),), **changes)
         coordinator = make_coordinator(job, store, folder)
         searcher = CoordinatorSearcher(coordinator, slots, {})
+        loss, nodes, clock = LossInTelling(), {"own": NodeState.ALIVE}, SimpleNamespace(now=0.0)
 
-        def lose(error: str) -> None:
+        def judge(node_id: str | None) -> NodeVerdict:
+            return NodeVerdict(node_id, state=lambda node_id: nodes[node_id], clock=lambda: clock.now)
+
+        callback = LostWorkerCallback(searcher, loss, judge=judge)
+
+        def begin_to_lose(error: str) -> None:
             (folder / "error.txt").write_text(error)
             searcher.on_trial_complete("tune", error=True)
             trial = SimpleNamespace(trial_id="tune", error_file=str(folder / "error.txt"))
-            LostWorkerCallback(searcher).on_trial_error(1, [], trial)
+            with loss.on("own"):
+                callback.on_trial_error(1, [], trial)
+
+        def step(after: float) -> None:
+            clock.now += after
+            callback.on_step_end(1, [SimpleNamespace(status="PENDING")])
+
+        def lose(error: str) -> None:
+            """The node stays what it is."""
+            begin_to_lose(error)
+            for _ in range(30):
+                step(1.0)
 
         yield SimpleNamespace(
-            suggest=lambda: searcher.suggest("tune"), lose=lose, store=store, job=job, searcher=searcher, coordinator=coordinator
+            suggest=lambda: searcher.suggest("tune"),
+            begin_to_lose=begin_to_lose,
+            step=step,
+            lose=lose,
+            nodes=nodes,
+            store=store,
+            job=job,
+            searcher=searcher,
+            coordinator=coordinator,
         )
 
 
 LEFT = f"ray::ResourceTrainable.train()\n{PreemptedError.__module__}.PreemptedError: the trial leaves its node after step 3"
 GONE = "The actor died because its node has died. Node Id: 1234\n\tthe actor's node was terminated unexpectedly"
+DIED = "The actor died unexpectedly before finishing this task."
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
-    ("error", "tries"),
+    ("error", "node", "tries"),
     [
-        (LEFT, None),
-        ("The actor died because its node has died.\n\tthe actor's node was preempted: spot", None),
-        (GONE, NODE_RETRIES),
-        ("The actor 12 is unavailable: keepalive. The task may or may not have been executed on the actor.", NODE_RETRIES),
-        ("The actor died unexpectedly before finishing this task.", RETRIES),
+        (LEFT, NodeState.ALIVE, None),
+        # Ray's error names the death that it has heard of first, whatever became of the node.
+        *((error, node, None) for error in (GONE, DIED) for node in (NodeState.LOST, NodeState.DRAINING)),
+        (GONE, NodeState.ALIVE, RETRIES),
+        (DIED, NodeState.ALIVE, RETRIES),
+        ("The actor 12 is unavailable: keepalive. The task may or may not have been executed.", NodeState.ALIVE, RETRIES),
     ],
 )
-def test_a_lost_trial_is_given_out_again_as_often_as_its_loss_says_nothing_of_it(tmp_path, error: str, tries: int | None) -> None:
+def test_a_lost_worker_is_a_try_of_its_trial_and_a_lost_node_never_is(
+    tmp_path, error: str, node: NodeState, tries: int | None
+) -> None:
     with searching(tmp_path) as search:
+        search.nodes["own"] = node
         first = search.suggest()
-        for _ in range(NODE_RETRIES + 5 if tries is None else tries):
+        for _ in range(25 if tries is None else tries):
             search.lose(error)
             assert search.suggest()["trial_number"] == first["trial_number"]
         result = search.store.trials(search.job.id)[0]
@@ -201,6 +235,21 @@ def test_a_full_disk_that_a_trials_error_tells_of_is_not_said_to_be_the_drivers(
         search.searcher.on_trial_complete("tune", {"error_class": "OSError", "error": text})
         assert isinstance(search.coordinator.fatal, DiskFullError)
         assert str(search.coordinator.fatal).startswith("a disk is full where trial 0 ran: OSError: [Errno 28] No space left")
+        assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
+
+
+@pytest.mark.faults
+def test_a_trial_keeps_its_place_until_the_head_has_had_the_time_to_notice_that_the_node_is_gone(tmp_path) -> None:
+    with searching(tmp_path) as search:
+        first = search.suggest()
+        for _ in range(RETRIES + 1):
+            search.begin_to_lose(DIED)
+            search.step(15.0)
+            assert search.searcher.suggest("other") is None
+            search.nodes["own"] = NodeState.LOST
+            search.step(1.0)
+            assert search.suggest()["trial_number"] == first["trial_number"]
+            search.nodes["own"] = NodeState.ALIVE
         assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
 
 
@@ -275,7 +324,7 @@ def test_a_trial_that_hangs_in_every_try_says_so_and_where_the_stacks_are(tmp_pa
             trial = search.suggest()
             note = StallNote.of_trial(Path(trial["trial_folder"]), NO_MIRROR)
             note.write("stalled: no step for 60.1 minutes")
-            search.lose("The actor died unexpectedly before finishing this task.")
+            search.lose(DIED)
         result = search.store.trials(search.job.id)[trial["trial_number"]]
         assert (result.state, result.error_class) == (TrialState.FAILED, ErrorClass.WORKER_LOST)
         found = note.read()
@@ -287,7 +336,8 @@ def test_the_note_of_a_try_that_hung_is_no_reason_of_the_next_one_that_is_lost_w
     with searching(tmp_path) as search:
         trial = search.suggest()
         StallNote.of_trial(Path(trial["trial_folder"]), NO_MIRROR).write("stalled: no step for 60.1 minutes")
-        search.lose("The actor died unexpectedly before finishing this task.")
+        search.lose(DIED)
+        search.nodes["own"] = NodeState.LOST
         for _ in range(RETRIES + 1):
             assert search.suggest()["trial_number"] == trial["trial_number"]
             search.lose(GONE)

@@ -1,0 +1,71 @@
+"""`NodeVerdict`: whether a worker was lost with its node, which says nothing of its work, or by itself.
+
+Ray's own error for a lost worker depends on which of the two deaths it hears of first. So the cluster is asked for the node.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ray.exceptions import RayError
+
+from workers.search.nodes import NodeState, node_state
+
+_log = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 20.0
+"""For which a node has to be alive after its worker was lost: the head misses five answers, 3 s apart, of one that ends without notice."""
+_LOOK_SECONDS = 1.0
+"""Between two looks."""
+
+REASONS = {
+    NodeState.ALIVE: "its worker was lost",
+    NodeState.DRAINING: "it had to leave its node",
+    NodeState.LOST: "its node was lost",
+}
+"""For the user, why work is done again."""
+
+
+class NodeVerdict:
+    """Of the worker that was lost just now, on the node `node_id`; None is one that nobody knows, which is taken to be alive.
+
+    `state` asks the cluster, and `clock` is in seconds.
+    """
+
+    def __init__(
+        self,
+        node_id: str | None,
+        *,
+        state: Callable[[str], NodeState] = node_state,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node_id, self._state, self._clock = node_id, state, clock
+        self._looked, self._alive_since = float("-inf"), float("inf")
+
+    def look(self) -> NodeState | None:
+        """What became of the node; None where that is not known yet: ask again."""
+        if self._node_id is None:
+            return NodeState.ALIVE
+        now = self._clock()
+        if now - self._looked < _LOOK_SECONDS:
+            return None
+        self._looked = now
+        try:
+            state = self._state(self._node_id)
+        except RayError as error:
+            # The head restarts, or is gone. What it said before counts no more.
+            _log.warning("cannot ask Ray for the node of a lost worker: %s", error)
+            self._alive_since = float("inf")
+            return None
+        if state is not NodeState.ALIVE:
+            return state
+        self._alive_since = min(self._alive_since, now)
+        return state if now - self._alive_since >= _SETTLE_SECONDS else None
+
+    def wait(self, sleep: Callable[[float], object] = time.sleep) -> NodeState:
+        """As `look`, as long as it takes."""
+        while (state := self.look()) is None:
+            sleep(_LOOK_SECONDS)
+        return state
