@@ -76,6 +76,9 @@ class SearchCallback:
     def on_trial_start(self, result: TrialResult, target: str) -> None:
         """`result` has the trial's number and its recipe; nothing is measured yet."""
 
+    def on_trial_opening(self, result: TrialResult, line: str) -> None:
+        """Its node does not have the images yet, and brings or prepares them; `line` says how far that is, a minute after the last one."""
+
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         """After each epoch of each phase, and straight after pruning. `report.metrics` has what was measured, such as `loss`, `accuracy`
         and `images_per_second`; `result` is as at the trial's start."""
@@ -124,6 +127,10 @@ class CallbackList(SearchCallback):
     def on_trial_start(self, result: TrialResult, target: str) -> None:
         for callback in self._callbacks:
             callback.on_trial_start(result, target)
+
+    def on_trial_opening(self, result: TrialResult, line: str) -> None:
+        for callback in self._callbacks:
+            callback.on_trial_opening(result, line)
 
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         for callback in self._callbacks:

@@ -103,6 +103,9 @@ class Console(SearchCallback):
         self._display.detail(f"{self._name(result)} starts: {self._target(result, target)}, {_knobs(result)}")
         self._show()
 
+    def on_trial_opening(self, result: TrialResult, line: str) -> None:
+        self.on_images(f"{self._name(result)} does not train yet: {line}")
+
     def on_epoch_end(self, result: TrialResult, report: EpochReport) -> None:
         epochs = result.recipe.training.epochs
         self._display.detail(f"{self._name(result)} {epoch_line(report, epochs, self._score)}{self._status()}")

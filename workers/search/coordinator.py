@@ -218,6 +218,12 @@ class Coordinator:
 
     # What became of a trial
 
+    def tell(self, number: int, line: str) -> None:
+        """The trial has its place, and does not train yet; the line says why."""
+        with self._lock:
+            for callback in self.callbacks:
+                callback.on_trial_opening(self._running[number], line)
+
     def report(self, number: int, report: EpochReport) -> bool:
         """Whether the trial continues. One that does not has ended as stopped when this returns."""
         with self._lock:

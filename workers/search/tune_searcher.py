@@ -102,7 +102,11 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial continues. One that does not has ended in the store before Tune stops it."""
-        if self._coordinator is None or "report" not in result or trial_id not in self._numbers:
+        if self._coordinator is None or trial_id not in self._numbers:
+            return True
+        if "told" in result:
+            self._coordinator.tell(self._numbers[trial_id], result["told"])
+        if "report" not in result:
             return True
         coordinator, report = self._coordinator, EpochReport.from_json(result["report"])
         if self._guard(lambda: coordinator.report(self._numbers[trial_id], report)) is False:

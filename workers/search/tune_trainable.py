@@ -8,7 +8,7 @@ import gc
 import json
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from ray import tune
 
 from autoslim.core.logs import bind, log_json
 from autoslim.core.recipe import Recipe, TrainingSettings
+from autoslim.core.result import EpochReport, Outcome
 from autoslim.core.stall_watch import StallWatch, end_process
 from autoslim.cost import LatencyTable
-from autoslim.data import open_reference
+from autoslim.data import PreparedDataset
 from autoslim.errors import DiskFullError, PreemptedError, RankLostError, StorageError, TrialError, UnavailableError
 from autoslim.storage.mirror import Mirror
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.ranks import LeadingRank
-from autoslim.training.trial import Reports
 from workers.search.drain_watch import DrainWatch
 from workers.search.named_disks import named_full_disks
+from workers.search.opened_images import opened_images
 from workers.search.stall_note import StallNote
 from workers.search.system_metrics import SystemMetrics
 
@@ -48,7 +49,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """`config` is made by `trial_config`.
 
     One of Tune's steps is one report of a trial. Its result has `report` (an EpochReport), and the last one `outcome` (an Outcome) or
-    `error` and `error_class`, as JSON.
+    `error` and `error_class`, as JSON. Before the first report, steps may have a line that was `told` while the worker opens the models and
+    the images; Tune counts that as part of a trial that runs.
     A trial's own error is a result like any other; Tune sees an error only where the worker is lost, or one of the ranks that train with
     it, where it leaves its node (`DrainWatch`), where the store of its output cannot be reached, and where a disk is full. Tune ends the
     worker then, and the trial goes on in another one.
@@ -61,9 +63,11 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         # The note is that of the trial that runs by then.
         end = functools.partial(end_process, leave=lambda reason: self._stall_note.write(reason))
         self._stalls = StallWatch(config["stall_seconds"], end=end).start()
+        self._ranks: LeadingRank | None = None
+        self._trial_context: TrialContext | None = None
+        self._opened_for: tuple[str, ...] | None = None
         with self._stalls.working(), _named_full_disks(config):
             self._renew_note(config)
-            self._open(config)
             self._begin(config)
 
     def _renew_note(self, config: dict[str, Any]) -> None:
@@ -72,14 +76,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._stall_note = StallNote.of_trial(mirror.path(config["trial_folder"]), mirror)
         self._stall_note.delete()
 
-    def _open(self, config: dict[str, Any]) -> None:
-        self._opened_for = _context_key(config)
+    def _open(self, config: dict[str, Any], images: PreparedDataset) -> TrialContext:
         mirror = Mirror.of(config["output_uri"])
-        base, dataset = mirror.fetched(config["base_folder"]), open_reference(config["dataset"], tell=_log.info).path
+        base, dataset = mirror.fetched(config["base_folder"]), images.path
         teacher = mirror.fetched(config["teacher_folder"]) if config["teacher_folder"] else None
         ranks = int(config["ranks"])
         self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher) if ranks > 1 else None
-        self._trial_context = TrialContext.open(
+        return TrialContext.open(
             base=base,
             teacher=teacher,
             dataset=dataset,
@@ -95,11 +98,6 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Whether this worker can run the next trial; where it cannot, Tune starts a new one."""
         with self._stalls.working(), _named_full_disks(new_config):
             self._renew_note(new_config)
-            if self._opened_for != _context_key(new_config):
-                # A trial of another start: to open its models takes a fraction of a new worker's time. The old ones leave the memory first.
-                del self._trial_context
-                self._close()
-                self._open(new_config)
             self._begin(new_config)
         return True
 
@@ -109,8 +107,22 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         recipe = Recipe.from_json(config["recipe"])
         bind_trial_ids(config, recipe)
         self._system = SystemMetrics()
-        folder = self._trial_context.mirror.path(config["trial_folder"])
-        self._reports: Reports = run_trial(recipe, self._trial_context, folder, budget_label=config["target"])
+        # Nothing is opened before the first step.
+        self._is_open, self._work = False, self._run(recipe, config)
+
+    def _run(self, recipe: Recipe, config: dict[str, Any]) -> Generator[EpochReport | str, None, Outcome]:
+        """The trial's reports, and before them lines about what is opened."""
+        if self._opened_for != _context_key(config):
+            # The first trial, or one of another start: to open its models takes a fraction of a new worker's time. The old ones leave the
+            # memory first.
+            self._trial_context = self._opened_for = None
+            self._close_ranks()
+            self._trial_context = self._open(config, (yield from opened_images(config["dataset"])))
+            self._opened_for = _context_key(config)
+        context, self._is_open = self._trial_context, True
+        assert context is not None
+        folder = context.mirror.path(config["trial_folder"])
+        return (yield from run_trial(recipe, context, folder, budget_label=config["target"]))
 
     def step(self) -> dict[str, Any]:
         with self._leaves.taking_sigterm(), self._stalls.working():
@@ -122,7 +134,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             if self._leaves():
                 raise PreemptedError("the trial leaves its node between two reports, and goes on from its checkpoint")
             with _named_full_disks(self._trial_config):
-                report = next(self._reports)
+                report = next(self._work)
+            if isinstance(report, str):
+                return {"told": report, "done": False}
             return {"report": report.replace(system=self._system.sample()).to_json(), "done": False}
         except StopIteration as end:
             _log.info("trial ends", extra={"accuracy": end.value.accuracy, "flops": end.value.flops})
@@ -140,7 +154,12 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         except TrialError as error:
             _log.warning("trial ends with %s: %s", type(error).__name__, error)
             return {"error_class": type(error).__name__, "error": str(error), "done": True}
-        except Exception as error:  # noqa: BLE001 - the trial ends here; the search continues, and the store has the traceback
+        except Exception as error:
+            if not self._is_open:
+                # That says nothing of the recipe either: another worker may open what this one cannot.
+                _log.exception("what the trial needs cannot be opened")
+                raise
+            # The trial ends here; the search continues, and the store has the traceback.
             _log.exception("trial ends with an unexpected error")
             return {"error_class": type(error).__name__, "error": "".join(traceback.format_exception(error)), "done": True}
         finally:
@@ -163,12 +182,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _close(self) -> None:
         """Ends what a trial has left, and the processes that train with this one."""
         self._release()
+        self._close_ranks()
+
+    def _close_ranks(self) -> None:
         if self._ranks is not None:
             self._ranks.close()
 
     def _release(self) -> None:
         """Frees the memory of a trial that was stopped half-way, which still holds its model; the next trial needs it."""
-        self._reports = iter(())  # type: ignore[assignment]
+        self._work = iter(())  # type: ignore[assignment]
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

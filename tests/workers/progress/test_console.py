@@ -32,7 +32,9 @@ def test_what_the_cluster_does_to_trials_is_said_and_forwarded():
     assert [line.partition(":")[0] for line in heard[:2]] == ["3 trials at a time from now on", "1 trial at a time from now on"]
     assert heard[2].startswith("trial 04 (0/")
     assert heard[2].endswith("goes on from its checkpoint: it had to leave its node")
-    assert len(stream.getvalue().splitlines()) == 3
+    console.on_trial_opening(make_result(4, TrialState.RUNNING), "node 10.0.0.7: preparing images: 4 of 9")
+    assert heard[3].endswith("does not train yet: node 10.0.0.7: preparing images: 4 of 9")
+    assert len(stream.getvalue().splitlines()) == 4
 
 
 def test_trials_that_still_run_when_the_search_ends_are_counted_among_all():

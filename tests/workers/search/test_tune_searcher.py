@@ -253,6 +253,17 @@ def test_a_trial_keeps_its_place_until_the_head_has_had_the_time_to_notice_that_
         assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
 
 
+def test_what_a_trial_says_before_it_trains_is_told_and_is_no_report(tmp_path) -> None:
+    with searching(tmp_path) as search:
+        number, told = search.suggest()["trial_number"], []
+        search.coordinator.callbacks = (
+            SimpleNamespace(on_trial_opening=lambda result, line: told.append((result.number, line))),
+        )
+        assert search.searcher.report("tune", {"told": "node 10.0.0.7: preparing images: 4 of 9"})
+        assert told == [(number, "node 10.0.0.7: preparing images: 4 of 9")]
+        assert not search.store.epochs(search.job.id, number)
+
+
 def test_no_trial_is_given_beyond_the_slots_and_none_is_final_while_one_runs(tmp_path) -> None:
     with searching(tmp_path, trials=1, final_share=0.0) as search:
         assert search.suggest() is not None
