@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def prepare_base(
     dataset: PreparedDataset,
     *,
     device: torch.device | None = None,
+    preempted: Callable[[], bool] = lambda: False,
     mirror: Mirror = NO_MIRROR,
 ) -> Generator[EpochReport, None, BaseFacts]:
     """Writes the adapted model into `folder` in timm's hub format, or reads it if it is there; yields a report after every epoch.
@@ -78,8 +79,11 @@ def prepare_base(
     A model that is trained for these classes and this image size is not trained further, and none is where the data has no labels. Where
     the training images' patches have labels, a second head is trained with them (`token_labeling`), which the model in the folder has no
     more. Of several processes that need the same folder one trains, and the others wait; with a `mirror`, on machines that share none.
+
+    Raises:
+        PreemptedError: when the process has to end, which `preempted` says after each step, with a checkpoint of that step.
     """
-    work = functools.partial(_prepare, folder, request, dataset, device, mirror)
+    work = functools.partial(_prepare, folder, request, dataset, device, preempted, mirror)
     return (yield from single_flight(folder, lambda: _read(folder), work, mirror=mirror))
 
 
@@ -88,7 +92,12 @@ def _read(folder: Path) -> BaseFacts | None:
 
 
 def _prepare(
-    folder: Path, request: BaseRequest, dataset: PreparedDataset, device: torch.device | None, mirror: Mirror
+    folder: Path,
+    request: BaseRequest,
+    dataset: PreparedDataset,
+    device: torch.device | None,
+    preempted: Callable[[], bool],
+    mirror: Mirror,
 ) -> Generator[EpochReport]:
     began = time.monotonic()
     device = pick_device() if device is None else device
@@ -112,7 +121,7 @@ def _prepare(
         if patches:
             attach_patch_head(dense, seed=request.seed)
         train = make_loader(dense, splits.train, request.training, seed=request.seed, train=True, with_patches=patches)
-        trainer = _trainer(dense, train, request, device=device, precision=precision)
+        trainer = _trainer(dense, train, request, device=device, precision=precision, preempted=preempted)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
         saved = load_checkpoint(checkpoint, mirror=mirror)
         if saved is not None:
@@ -158,7 +167,15 @@ def _chance(splits: Splits) -> float:
     return float(np.bincount(splits.validation.labels).max() / len(splits.validation))
 
 
-def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.device, precision: Precision) -> Trainer:  # type: ignore[no-untyped-def]
+def _trainer(
+    dense: DenseModel,
+    loader: Loader,
+    request: BaseRequest,
+    *,
+    device: torch.device,
+    precision: Precision,
+    preempted: Callable[[], bool],
+) -> Trainer:
     module, training = dense.module, request.training
     module.requires_grad_(True)
     steps = max(1, round(training.epochs * len(loader)))
@@ -177,6 +194,7 @@ def _trainer(dense: DenseModel, loader, request: BaseRequest, *, device: torch.d
         seed=request.seed,
         device=device,
         precision=precision,
+        preempted=preempted,
     )
 
 

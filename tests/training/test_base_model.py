@@ -16,7 +16,7 @@ from autoslim.core.job import DatasetSpec, ModelSpec
 from autoslim.core.plan import Plan
 from autoslim.cost import predict
 from autoslim.data import PreparedDataset, prepare_dataset
-from autoslim.errors import WeightsError
+from autoslim.errors import PreemptedError, WeightsError
 from autoslim.models import create_dense
 from autoslim.models.weights import file_digest
 from autoslim.training import BaseRequest, prepare_base
@@ -110,6 +110,31 @@ def test_it_goes_on_after_an_interruption_to_the_identical_model(
         assert same(folder, tmp_path / "undisturbed")
         # What was reported had been written down before.
         assert [r.epoch for r in rest] == [r.epoch for r in reports][stop:]
+
+
+@pytest.mark.faults
+def test_where_the_process_has_to_end_it_leaves_a_checkpoint_of_its_step_and_goes_on_to_the_identical_model(
+    digits: PreparedDataset, request_of: RequestOf, drain, tmp_path: Path
+):
+    request = request_of(epochs=2.0)
+    expected, facts = drain(prepare_base(tmp_path / "undisturbed", request, digits, device=CPU))
+    folder, reports, tries = tmp_path / "left", [], 0
+    while True:
+        asked = iter(range(1000))
+        run = prepare_base(folder, request, digits, device=CPU, preempted=lambda asked=asked: next(asked) >= 2)
+        tries += 1
+        try:
+            while True:
+                reports.append(next(run))
+        except PreemptedError:
+            assert not folder.exists()
+            continue
+        except StopIteration as end:
+            assert end.value == facts
+            break
+    assert tries > 2
+    assert [report.metrics["loss"] for report in reports] == [report.metrics["loss"] for report in expected]
+    assert same(folder, tmp_path / "undisturbed")
 
 
 def test_what_is_there_is_not_made_again(digits: PreparedDataset, request_of: RequestOf, base: Path, drain):

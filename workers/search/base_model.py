@@ -5,59 +5,97 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import ray
-from ray.exceptions import LocalRayletDiedError, RayError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError as RayOutOfMemory
 
 from autoslim.core.job import ModelSpec, SearchJob
 from autoslim.core.logs import log_json
 from autoslim.core.result import BaseFacts, EpochReport
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.stall_watch import StallWatch, end_process
-from autoslim.data import PreparedDataset, open_reference
-from autoslim.errors import JobError, first_line
+from autoslim.data import PreparedDataset
+from autoslim.errors import JobError, PreemptedError, first_line
 from autoslim.report.dense_models import chance_warning
 from autoslim.storage.mirror import NO_MIRROR, Mirror
 from autoslim.training import BaseRequest, prepare_base
 from autoslim.training.base_model import weights_digest
 from workers.progress.console import Console
 from workers.ray_errors import is_cluster_failure, unwrapped_task_errors
+from workers.search.drain_watch import DrainWatch
 from workers.search.named_disks import named_full_disks
+from workers.search.node_verdict import REASONS, NodeVerdict
+from workers.search.nodes import NodeState
+from workers.search.opened_images import opened_images
 from workers.search.resources import trial_resources, trial_threads
-from workers.search.stall_note import StallNote
+from workers.search.stall_note import Stall, StallNote
+
+T, R = TypeVar("T"), TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
 _TRIES = 3
-"""To get one epoch further, each from the checkpoint of the one before, whose worker was lost or has ended itself since it hung."""
+"""To get one epoch further, each from the checkpoint of the one before, whose worker was lost or has ended itself since it hung. One that
+was lost with its node, or had to leave it, is none."""
 
 
 # Not tried again by Ray: it takes the items of all tries for one stream, and a try that goes on from a checkpoint has fewer.
 @ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
 def _adapt(output: str, request: str, dataset: str, folder: str, threads: int, stall_seconds: float) -> Iterator[dict[str, str]]:
-    """Each item has a `report` (an EpochReport), and the last one `facts` (BaseFacts), as JSON. The process ends itself, and leaves a
-    StallNote, when it has done nothing for `stall_seconds`; 0 is no limit."""
+    """The first item has the `node` that it runs on, by its id. Each other one has a line that was `told` before the training begins, a
+    `report` (an EpochReport as JSON), or, the last one, `facts` (BaseFacts as JSON).
+
+    It ends with a PreemptedError where it has to leave its node (`DrainWatch`), with a checkpoint. The process ends itself, and leaves a
+    StallNote, when it has done nothing for `stall_seconds`; 0 is no limit.
+    """
     import torch
 
     log_json()
     torch.set_num_threads(threads)
     mirror = Mirror.of(output)
     note = StallNote.of_dense_model(mirror.path(folder), mirror)
+    leaves = DrainWatch().start()
     stalls = StallWatch(stall_seconds, end=functools.partial(end_process, leave=note.write)).start()
     try:
-        with stalls.working(), named_full_disks(mirror.path(folder).parent.parent, mirror):
-            images = open_reference(dataset, tell=_log.info)
-            reports = prepare_base(mirror.path(folder), BaseRequest.from_json(request), images, mirror=mirror)
-            while True:
+        yield {"node": leaves.node_id}
+        full_disks = named_full_disks(mirror.path(folder).parent.parent, mirror)
+        with leaves.taking_sigterm(), stalls.working(), full_disks:
+            items = _adaptation(mirror, mirror.path(folder), request, dataset, leaves)
+            # Training looks after each of its steps; what does not train goes on to its end, behind the last checkpoint.
+            while not leaves():
                 try:
-                    yield {"report": next(reports).to_json()}
-                except StopIteration as end:
-                    yield {"facts": end.value.to_json()}
+                    yield next(items)
+                except StopIteration:
                     return
+            raise PreemptedError("the adaptation leaves its node between two reports, and goes on from its checkpoint")
+    except PreemptedError as error:
+        _log.warning("%s: %s", leaves.reason, error)
+        raise
     finally:
+        leaves.stop()
         stalls.stop()
+
+
+def _adaptation(mirror: Mirror, folder: Path, request: str, dataset: str, leaves: DrainWatch) -> Generator[dict[str, str]]:
+    images = yield from _named("told", opened_images(dataset), str)
+    reports = prepare_base(folder, BaseRequest.from_json(request), images, preempted=leaves, mirror=mirror)
+    facts = yield from _named("report", reports, lambda report: report.to_json())
+    yield {"facts": facts.to_json()}
+
+
+def _named(name: str, values: Generator[T, None, R], text: Callable[[T], str]) -> Generator[dict[str, str], None, R]:
+    """The values as items with this name, and what the generator returns."""
+    while True:
+        try:
+            value = next(values)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        yield {name: text(value)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +146,9 @@ def adapt_dense_model(
     note, failure = StallNote.of_dense_model(folder, mirror), f"the {called} could not be prepared"
     with unwrapped_task_errors(failure):
         for item in _items(submit, note, failure, lambda why: console.on_message(f"{called} goes on from its checkpoint: {why}")):
-            if "report" in item:
+            if "told" in item:
+                console.on_images(f"{called} does not train yet: {item['told']}")
+            elif "report" in item:
                 check()
                 console.on_base_epoch(called, EpochReport.from_json(item["report"]), job.base.epochs)
     facts = BaseFacts.from_json(item["facts"])
@@ -125,37 +165,57 @@ def adapt_dense_model(
 def _items(
     submit: Callable[[], Iterable[ray.ObjectRef]], note: StallNote, failure: str, tell: Callable[[str], None]
 ) -> Iterator[dict[str, str]]:
-    """What the task streams, up to its facts, in as many tries as it takes: as those of a trial, losses count from the last new epoch.
-    `tell` gets the reason of each further try, and `failure` begins the error of a last one that hung.
+    """What the task streams behind its node, up to its facts, in as many tries as it takes: as those of a trial, losses count from the last
+    new epoch, and a node that is lost or left is none. `tell` gets the reason of each further try, and `failure` begins the error of a last
+    one that hung.
 
     Raises:
         JobError: the last try hung.
         RayError: the task's own error, or a loss that another try does not help against.
     """
-    furthest, left = float("-inf"), _TRIES
+    furthest, losses = float("-inf"), 0
     while True:
-        left -= 1
         note.delete()
+        node_id: str | None = None
         try:
             for reference in submit():
                 item = ray.get(reference)
+                if "node" in item:
+                    node_id = item["node"]
+                    continue
                 if "report" in item and (epoch := EpochReport.from_json(item["report"]).epoch) > furthest:
-                    furthest, left = epoch, _TRIES - 1
+                    furthest, losses = epoch, 0
                 yield item
                 if "facts" in item:
                     return
         except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, PreemptedError):
+                tell(REASONS[NodeState.DRAINING])
+                continue
             # Without the raylet that this process is connected to it gets no other worker.
             if not is_cluster_failure(error) or isinstance(error, LocalRayletDiedError):
                 raise
             stall = note.read()
-            if left:
-                tell(first_line(error) if stall is None else stall.sentence)
+            left = _left_with_node(error, node_id, stall)
+            losses += left is None
+            if losses < _TRIES:
+                tell(left or (first_line(error) if stall is None else stall.sentence))
             elif stall is not None:
                 # Without its cause: nothing of the cluster was lost.
                 raise JobError(f"{failure}: {stall.sentence}") from None
             else:
                 raise
+
+
+def _left_with_node(error: RayError, node_id: str | None, stall: Stall | None) -> str | None:
+    """Where the task's worker was lost with its node, the reason in words; None where it was lost by itself. `node_id` is None where the
+    task has not begun."""
+    if stall is not None or isinstance(error, RayOutOfMemory):
+        return None
+    if node_id is None and isinstance(error, NodeDiedError):
+        return REASONS[NodeState.LOST]
+    state = NodeVerdict(node_id).wait()
+    return None if state is NodeState.ALIVE else REASONS[state]
 
 
 def _purpose(job: SearchJob, dataset: PreparedDataset) -> str:

@@ -30,7 +30,7 @@ class DrainWatch:
         draining: Callable[[], Collection[str]] = draining_nodes,
         every: float = _LOOK_EVERY,
     ) -> None:
-        self._node_id = ray.get_runtime_context().get_node_id() if node_id is None else node_id
+        self.node_id = ray.get_runtime_context().get_node_id() if node_id is None else node_id
         self._draining, self._every = draining, every
         self._leaves, self._stopped = threading.Event(), threading.Event()
         self.reason = ""
@@ -48,7 +48,7 @@ class DrainWatch:
     def _watch(self) -> None:
         while not self._stopped.wait(self._every):
             try:
-                draining = self._node_id in self._draining()
+                draining = self.node_id in self._draining()
             except RayError as error:
                 # The head restarts, or is gone: Ray itself decides what becomes of this worker.
                 _log.warning("cannot ask Ray which nodes drain: %s", error)

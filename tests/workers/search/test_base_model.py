@@ -14,14 +14,14 @@ import pytest
 import ray
 import torch
 from helpers.sample_search import DENSE, make_job, make_report
-from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from autoslim.core.job import DatasetSpec, ModelSpec, Resources, SearchJob
 from autoslim.core.recipe import TrainingSettings
 from autoslim.core.run_folder import RunFolder
 from autoslim.core.stall_watch import end_process
 from autoslim.data import prepare_dataset
-from autoslim.errors import JobError, WeightsError
+from autoslim.errors import JobError, PreemptedError, WeightsError
 from autoslim.progress.display import LineDisplay
 from autoslim.storage.mirror import NO_MIRROR
 from autoslim.store import Failure
@@ -30,10 +30,34 @@ from workers.progress.console import Console
 from workers.search import base_model
 from workers.search.base_model import adapt_dense_model, base_request
 from workers.search.cluster import Cluster
+from workers.search.nodes import NodeState
 from workers.search.stall_note import StallNote
 from workers.service.failure import Pause, diagnose
 
 HANGS = "stalled: no step for 60.1 minutes"
+
+
+class Leaves:
+    """Stands for the task's DrainWatch, of the node `own`; `noticed` is whether the task has to leave it."""
+
+    node_id, reason = "own", "its node drains"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.noticed = self.stopped = False
+        monkeypatch.setattr(base_model, "DrainWatch", lambda: self)
+
+    def __call__(self) -> bool:
+        return self.noticed
+
+    def start(self) -> Leaves:
+        return self
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    @contextlib.contextmanager
+    def taking_sigterm(self) -> Iterator[None]:
+        yield
 
 
 def test_the_task_is_watched_from_its_first_batch_to_its_last_and_no_longer(
@@ -60,23 +84,35 @@ def test_the_task_is_watched_from_its_first_batch_to_its_last_and_no_longer(
             yield
             events.append("has worked")
 
-    def prepare(*given: Any, **named: Any) -> Iterator[Any]:
+    def prepare(*given: Any, preempted: Leaves, **named: Any) -> Iterator[Any]:
+        assert preempted is leaves
         for epoch in range(2):
             events.append(f"epoch {epoch}")
             yield SimpleNamespace(to_json=lambda epoch=epoch: f"report {epoch}")
         return SimpleNamespace(to_json=lambda: "facts")
 
+    def open_images(reference: str) -> Iterator[Any]:
+        events.append("images are prepared")
+        yield "node 10.0.0.7: preparing images"
+
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: events.append(f"{threads} threads"))
     monkeypatch.setattr(base_model, "StallWatch", Watch)
     monkeypatch.setattr(base_model, "prepare_base", prepare)
-    monkeypatch.setattr(base_model, "open_reference", lambda reference, *, tell: tell("images are prepared"))
+    monkeypatch.setattr(base_model, "opened_images", open_images)
     monkeypatch.setattr(base_model, "log_json", lambda: events.append("logs"))
-    monkeypatch.setattr(base_model, "_log", SimpleNamespace(info=events.append))
+    leaves = Leaves(monkeypatch)
     monkeypatch.setattr(base_model, "BaseRequest", SimpleNamespace(from_json=lambda text: None))
     adapt: Any = base_model._adapt
     model = tmp_path / "cache" / "base-1"
     found = list(adapt._function(NO_MIRROR.address, "", "", str(model), 3, 600.0))
-    assert found == [{"report": "report 0"}, {"report": "report 1"}, {"facts": "facts"}]
+    assert found == [
+        {"node": "own"},
+        {"told": "node 10.0.0.7: preparing images"},
+        {"report": "report 0"},
+        {"report": "report 1"},
+        {"facts": "facts"},
+    ]
+    assert leaves.stopped
     told = [
         "logs",
         "3 threads",
@@ -96,14 +132,47 @@ def test_the_task_is_watched_from_its_first_batch_to_its_last_and_no_longer(
     assert stall is not None and stall.sentence.startswith(HANGS)
 
 
+@pytest.mark.faults
+def test_the_task_leaves_a_node_that_drains_with_a_checkpoint_of_its_step_and_begins_no_further_epoch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    leaves, asked = Leaves(monkeypatch), []
+
+    def prepare(*given: Any, preempted: Callable[[], bool], **named: Any) -> Iterator[Any]:
+        yield SimpleNamespace(to_json=lambda: "report 0")
+        asked.append(preempted())
+        yield pytest.fail("another epoch was begun")
+
+    def open_images(reference: str) -> Iterator[str]:
+        yield from ()
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(base_model, "prepare_base", prepare)
+    monkeypatch.setattr(base_model, "opened_images", open_images)
+    monkeypatch.setattr(base_model, "log_json", lambda: None)
+    monkeypatch.setattr(base_model, "BaseRequest", SimpleNamespace(from_json=lambda text: None))
+    adapt: Any = base_model._adapt
+    items = adapt._function(NO_MIRROR.address, "", "", str(tmp_path / "cache" / "base-1"), 3, 0.0)
+    assert [next(items), next(items)] == [{"node": "own"}, {"report": "report 0"}]
+    leaves.noticed = True
+    with pytest.raises(PreemptedError):
+        next(items)
+    assert asked == [] and leaves.stopped
+
+
 class Tries:
     """Stands for Ray: each submission streams the next of `tries`, whose items are what the task yields, or the error that `ray.get`
-    raises. The last item of a try that hangs is `HANGS`."""
+    raises. The last item of a try that hangs is `HANGS`. `nodes` is what the cluster says of nodes by their ids."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, output: Path, *tries: list[Any]) -> None:
         self.left, self.given, self.output = list(tries), [], RunFolder(output)
+        self.nodes: dict[str, NodeState] = {}
+        monkeypatch.setattr(base_model, "NodeVerdict", self.judge)
         monkeypatch.setattr(base_model, "_adapt", SimpleNamespace(options=lambda **named: SimpleNamespace(remote=self.submit)))
         monkeypatch.setattr(ray, "get", self.get)
+
+    def judge(self, node_id: str | None) -> SimpleNamespace:
+        return SimpleNamespace(wait=lambda: NodeState.ALIVE if node_id is None else self.nodes[node_id])
 
     def submit(self, *given: Any) -> Iterator[Any]:
         self.given.append(given)
@@ -155,7 +224,7 @@ def test_a_lost_workers_adaptation_goes_on_from_its_checkpoint_with_no_report_lo
     lines = [line.partition(" ")[2] for line in told.splitlines() if "dense model: epoch" in line or "goes on" in line]
     assert [line.partition("epoch")[2].split()[0] for line in lines if "epoch" in line] == ["1/10,", "2/10,", "3/10,"]
     assert lines[2] == f"dense model goes on from its checkpoint: WorkerCrashedError: {WorkerCrashedError()}"
-    assert lines[4] == "dense model goes on from its checkpoint: NodeDiedError: node 7 died"
+    assert lines[4] == "dense model goes on from its checkpoint: its node was lost"
 
 
 @pytest.mark.faults
@@ -169,14 +238,55 @@ def test_an_adaptation_that_is_lost_in_every_try_is_a_loss_of_the_cluster(
     assert isinstance(diagnose(raised.value, job_id="j"), Pause)
 
 
+LEFT = RayTaskError("adapt", "the remote traceback", PreemptedError("after step 3"))
+
+
 @pytest.mark.faults
-def test_on_nodes_that_leave_again_and_again_it_goes_on_as_long_as_each_try_gets_further(
+@pytest.mark.parametrize(
+    ("state", "error", "reason"),
+    [
+        # Ray's error names the death that it has heard of first.
+        (NodeState.LOST, NodeDiedError("it left"), "its node was lost"),
+        (NodeState.LOST, WorkerCrashedError(), "its node was lost"),
+        (NodeState.DRAINING, WorkerCrashedError(), "it had to leave its node"),
+        (NodeState.ALIVE, LEFT, "it had to leave its node"),
+    ],
+)
+def test_nodes_that_are_lost_or_left_again_and_again_cost_no_try(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: NodeState, error: RayError, reason: str
+) -> None:
+    tries = Tries(monkeypatch, tmp_path, *([{"node": "own"}, error] for _ in range(10)), [{"node": "own"}, FACTS])
+    tries.nodes["own"] = state
+    found, told = tries.adapt()
+    assert found.facts == DENSE and not tries.left
+    assert told.count(f"dense model goes on from its checkpoint: {reason}\n") == 10
+
+
+def test_a_node_that_is_lost_before_the_task_has_begun_there_costs_no_try(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    lost = [[epoch(number), NodeDiedError("it left")] for number in range(1, 8)]
-    tries = Tries(monkeypatch, tmp_path, *lost, [NodeDiedError("it left")], [FACTS])
+    tries = Tries(monkeypatch, tmp_path, *([NodeDiedError("it left")] for _ in range(5)), [FACTS])
     found, _ = tries.adapt()
-    assert found.facts == DENSE and not tries.left
+    assert found.facts == DENSE
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("error", [WorkerCrashedError(), OutOfMemoryError("the node was low on memory")])
+def test_workers_that_are_lost_on_a_node_that_stays_are_tries_that_a_new_epoch_counts_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: RayError
+) -> None:
+    begun = [{"node": "own"}, epoch(1), error], [{"node": "own"}, error], [{"node": "own"}, epoch(2), error]
+    tries = Tries(monkeypatch, tmp_path, *begun, *([{"node": "own"}, error] for _ in range(2)))
+    tries.nodes["own"] = NodeState.ALIVE
+    with pytest.raises(JobError):
+        tries.adapt()
+    assert not tries.left
+
+
+def test_what_a_node_does_before_it_trains_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tries = Tries(monkeypatch, tmp_path, [{"node": "own"}, {"told": "node 10.0.0.7: preparing images: 4 of 9"}, FACTS])
+    _, told = tries.adapt()
+    assert "dense model does not train yet: node 10.0.0.7: preparing images: 4 of 9\n" in told
 
 
 @pytest.mark.parametrize(
