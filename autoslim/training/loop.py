@@ -193,7 +193,8 @@ class Trainer:
         self._check_finite(totals)
         self._check_weights()
         self.unfinished = unfinished_state(totals, self.device)
-        self.save()
+        with contextlib.nullcontext() if self.group is None else self.group.alone():
+            self.save()
         self.unfinished = {}
         if self.preempted():
             raise PreemptedError(f"the trial leaves its node after {self._place}, and goes on from there")

@@ -6,6 +6,7 @@ all of them. N rows, C channels.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -28,6 +29,10 @@ class RankGroup:
 
     def __init__(self, rank: int, ranks: int) -> None:
         self.share = BatchShare(rank=rank, ranks=ranks)
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, this rank does something that the others have no part in, while they wait for it in their next step."""
+        return contextlib.nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks, in place."""

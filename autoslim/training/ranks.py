@@ -14,7 +14,6 @@ import dataclasses
 import datetime
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,14 +25,19 @@ import torch
 import torch.distributed as dist
 
 from autoslim.core.child_process import start_child
+from autoslim.core.stall_watch import end_process
 from autoslim.errors import RankLostError
 from autoslim.training.rank_group import RankGroup
+from autoslim.training.rank_watch import RankWatch, how_ended
 
 _MODULE = "autoslim.training.rank_process"
 _START_SECONDS = 300.0
 """For a rank to import PyTorch and to open its models and images: a slow network file system takes minutes."""
 _ANSWER_SECONDS = 300.0
-"""For the slowest rank of a step. A rank that has ended is noticed at once."""
+"""For the slowest rank of a step, which rank 0 waits for. One that has ended is noticed at once, or by `RankWatch`."""
+_PATIENCE_SECONDS = 7 * 86_400.0
+"""For which the others wait for rank 0, however long it writes a checkpoint in the middle of a segment. They end with its process, which is
+itself watched (`StallWatch`)."""
 _END_SECONDS = 5.0
 """For a rank whose connection is gone to have ended, and its exit code to be known."""
 
@@ -43,7 +47,8 @@ Segments = Callable[[int, int], contextlib.AbstractContextManager[None]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankStart:
-    """What a rank is started with. `store` is the file through which the ranks find each other; `threads` are PyTorch's in each."""
+    """What a rank is started with. `store` is the file through which the ranks find each other; `threads` are PyTorch's in each, and
+    `answer_seconds` is how long this one waits for the others in a step."""
 
     rank: int
     ranks: int
@@ -53,6 +58,7 @@ class RankStart:
     store: Path
     threads: int
     cuda: bool
+    answer_seconds: float
 
     def join(self) -> None:
         """Joins the ranks' process group, which all of them enter at the same time."""
@@ -64,7 +70,7 @@ class RankStart:
             store=dist.FileStore(str(self.store), self.ranks),  # type: ignore[attr-defined]
             rank=self.rank,
             world_size=self.ranks,
-            timeout=datetime.timedelta(seconds=_ANSWER_SECONDS),
+            timeout=datetime.timedelta(seconds=self.answer_seconds),
         )
 
 
@@ -84,11 +90,15 @@ class RunSegment:
 
 
 class LeadingRank(RankGroup):
-    """Rank 0. The others are started with the first segment, run one trial after another, and end with `close`."""
+    """Rank 0. The others are started with the first segment, run one trial after another, and end with `close`. `end` gets the reason, and
+    ends this process, where it waits for a rank that has ended and no error tells it."""
 
-    def __init__(self, ranks: int, *, base: Path, dataset: Path, teacher: Path | None) -> None:
+    def __init__(
+        self, ranks: int, *, base: Path, dataset: Path, teacher: Path | None, end: Callable[[str], object] = end_process
+    ) -> None:
         super().__init__(0, ranks)
         self._base, self._dataset, self._teacher = base, dataset, teacher
+        self._watch = RankWatch(lambda: [process for process, _ in self._others], end=end)
         self._scratch: Path | None = None
         self._others: list[tuple[subprocess.Popen[bytes], Connection]] = []
 
@@ -100,15 +110,20 @@ class LeadingRank(RankGroup):
         def segment(index: int, steps: int) -> Iterator[None]:
             nonlocal sent
             with self._all_or_none():
-                if not self._others:
-                    self._start()
-                if not sent:
-                    self._send(RunPhase(phase=phase()))
-                    sent = True
-                self._send(RunSegment(index=index, steps=steps))
-                yield
+                own = None if self._others else self._start()
+                with self._watch.looking():
+                    if own is not None:
+                        own.join()
+                    if not sent:
+                        self._send(RunPhase(phase=phase()))
+                        sent = True
+                    self._send(RunSegment(index=index, steps=steps))
+                    yield
 
         return segment
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        return self._watch.paused()
 
     def close(self) -> None:
         """Ends the other ranks; the next segment would start new ones."""
@@ -124,21 +139,10 @@ class LeadingRank(RankGroup):
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 
-    def _start(self) -> None:
+    def _start(self) -> RankStart:
+        """Starts the other ranks, which wait for this one to join them; returns this one's."""
         self._scratch = Path(tempfile.mkdtemp(prefix="autoslim-ranks-"))
-        starts = [
-            RankStart(
-                rank=rank,
-                ranks=self.share.ranks,
-                base=self._base,
-                dataset=self._dataset,
-                teacher=self._teacher,
-                store=self._scratch / "store",
-                threads=torch.get_num_threads(),
-                cuda=torch.cuda.is_available(),
-            )
-            for rank in range(self.share.ranks)
-        ]
+        starts = self._starts(self._scratch / "store")
         for _ in starts[1:]:
             self._others.append(start_child(_MODULE))
         for start, (_, connection) in zip(starts[1:], self._others, strict=True):
@@ -148,7 +152,23 @@ class LeadingRank(RankGroup):
             if not connection.poll(_START_SECONDS):
                 raise RankLostError(f"rank {rank} of {self.share.ranks} has not started within {_START_SECONDS:.0f} s")
             self._receive(connection)
-        starts[0].join()
+        return starts[0]
+
+    def _starts(self, store: Path) -> list[RankStart]:
+        return [
+            RankStart(
+                rank=rank,
+                ranks=self.share.ranks,
+                base=self._base,
+                dataset=self._dataset,
+                teacher=self._teacher,
+                store=store,
+                threads=torch.get_num_threads(),
+                cuda=torch.cuda.is_available(),
+                answer_seconds=_PATIENCE_SECONDS if rank else _ANSWER_SECONDS,
+            )
+            for rank in range(self.share.ranks)
+        ]
 
     def _send(self, message: Any) -> None:
         for _, connection in self._others:
@@ -190,10 +210,9 @@ class LeadingRank(RankGroup):
                 ended.append((rank, process.wait(timeout=_END_SECONDS)))
         # A rank that ended because another one was lost has an exit code; one that was killed has a signal.
         for rank, code in sorted(ended, key=lambda pair: pair[1]):
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"has ended with exit code {code}"
             raise RankLostError(
-                f"rank {rank} of {self.share.ranks} {how}; the trial is tried again from its last checkpoint. SIGKILL is what a machine "
-                "without memory left sends: a smaller batch (--batch-size) needs less"
+                f"rank {rank} of {self.share.ranks} {how_ended(code)}; the trial is tried again from its last checkpoint. SIGKILL is what "
+                "a machine without memory left sends: a smaller batch (--batch-size) needs less"
             ) from lost
         raise RankLostError(f"{lost}; the trial is tried again from its last checkpoint") from lost
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from autoslim.core.result import EpochReport, Phase
 from autoslim.data import PreparedDataset
 from autoslim.errors import DivergedError, PreemptedError, RankLostError
 from autoslim.methods import METHODS
-from autoslim.training import TrialContext, ranks, run_trial
+from autoslim.training import TrialContext, checkpoint, loop, rank_watch, ranks, run_trial
 from autoslim.training.ranks import LeadingRank
 
 MakeRecipe = Callable[..., Recipe]
@@ -157,6 +158,77 @@ def test_a_lost_rank_ends_the_try_and_the_next_one_resumes(
     assert not dist.is_initialized()
     _, outcome = drain(run_trial(recipe, on_two_ranks, tmp_path))
     assert outcome.epochs == pytest.approx(3.0)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.short
+def test_a_rank_is_lost_while_rank_0_waits_for_something_else_than_a_collective(
+    context: TrialContext,
+    base: Path,
+    digits: PreparedDataset,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As in NCCL's, which say nothing of a rank that has ended."""
+    monkeypatch.setattr(rank_watch, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(rank_watch, "_NOTICE_SECONDS", 0.5)
+    told: list[str] = []
+    ended = threading.Event()
+
+    def end(reason: str) -> None:
+        # It would end this process.
+        told.append(reason)
+        ended.set()
+
+    leading = LeadingRank(2, base=base, dataset=digits.path, teacher=None, end=end)
+
+    def hang() -> bool:
+        ((process, _),) = leading._others
+        os.kill(process.pid, signal.SIGKILL)
+        assert ended.wait(60)
+        return False
+
+    try:
+        with pytest.raises(RankLostError, match=r"rank 1 of 2 was ended by SIGKILL"):
+            list(
+                run_trial(make_recipe("merge", **SETTINGS), dataclasses.replace(context, group=leading, preempted=hang), tmp_path)
+            )
+    finally:
+        leading.close()
+    assert told[0] == "rank 1 of 2 was ended by SIGKILL, and rank 0 waits for it"
+
+
+@pytest.mark.slow
+@pytest.mark.short
+def test_the_ranks_wait_for_a_checkpoint_that_takes_longer_than_a_step_may(
+    context: TrialContext,
+    on_two_ranks: TrialContext,
+    leading: LeadingRank,
+    make_recipe: MakeRecipe,
+    drain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    recipe = make_recipe("merge", **SETTINGS)
+    alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
+    leading.close()
+    monkeypatch.setattr(ranks, "_ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    slow = []
+
+    def save(folder: Path, tensors, metadata, **named) -> None:
+        if not metadata["metrics"] and not slow:
+            slow.append(metadata["step"])
+            time.sleep(7.0)
+        checkpoint.save_checkpoint(folder, tensors, metadata, **named)
+
+    monkeypatch.setattr("autoslim.training.trial.save_checkpoint", save)
+    together, _ = drain(run_trial(recipe, on_two_ranks, tmp_path / "two"))
+    leading.close()
+    assert len(slow) == 1
+    assert_same_losses(together, alone)
 
 
 @pytest.mark.slow

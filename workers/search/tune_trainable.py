@@ -61,8 +61,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(config["torch_threads"])
         self._leaves = DrainWatch().start()
         # The note is that of the trial that runs by then.
-        end = functools.partial(end_process, leave=lambda reason: self._stall_note.write(reason))
-        self._stalls = StallWatch(config["stall_seconds"], end=end).start()
+        self._end = functools.partial(end_process, leave=lambda reason: self._stall_note.write(reason))
+        self._stalls = StallWatch(config["stall_seconds"], end=self._end).start()
         self._ranks: LeadingRank | None = None
         self._trial_context: TrialContext | None = None
         self._opened_for: tuple[str, ...] | None = None
@@ -81,7 +81,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         base, dataset = mirror.fetched(config["base_folder"]), images.path
         teacher = mirror.fetched(config["teacher_folder"]) if config["teacher_folder"] else None
         ranks = int(config["ranks"])
-        self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher) if ranks > 1 else None
+        self._ranks = LeadingRank(ranks, base=base, dataset=dataset, teacher=teacher, end=self._end) if ranks > 1 else None
         return TrialContext.open(
             base=base,
             teacher=teacher,
