@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from ray.exceptions import RayError
 
-from workers.search.nodes import NodeState, node_state
+from workers.search.nodes import NodeState, node_state, own_node
 
 _log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 20.0
-"""For which a node has to be alive after its worker was lost: the head misses five answers, 3 s apart, of one that ends without notice."""
+"""For which a node has to be alive after its worker was lost: the head misses five answers, 3 s apart, of one that ends without notice. The
+driver's own node has ended no more than the driver has."""
 _LOOK_SECONDS = 1.0
 """Between two looks."""
 
@@ -31,7 +32,7 @@ REASONS = {
 class NodeVerdict:
     """Of the worker that was lost just now, on the node `node_id`; None is one that nobody knows, which is taken to be alive.
 
-    `state` asks the cluster, and `clock` is in seconds.
+    `state` asks the cluster, `own` is the id of the driver's node, and `clock` is in seconds.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class NodeVerdict:
         node_id: str | None,
         *,
         state: Callable[[str], NodeState] = node_state,
+        own: Callable[[], str] = own_node,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node_id, self._state, self._clock = node_id, state, clock
+        self._node_id, self._state, self._own, self._clock = node_id, state, own, clock
         self._looked, self._alive_since = float("-inf"), float("inf")
 
     def look(self) -> NodeState | None:
@@ -59,7 +61,7 @@ class NodeVerdict:
             _log.warning("cannot ask Ray for the node of a lost worker: %s", error)
             self._alive_since = float("inf")
             return None
-        if state is not NodeState.ALIVE:
+        if state is not NodeState.ALIVE or self._node_id == self._own():
             return state
         self._alive_since = min(self._alive_since, now)
         return state if now - self._alive_since >= _SETTLE_SECONDS else None

@@ -50,10 +50,16 @@ def _is_alive(node_id: str) -> bool:
     return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
 
 
+def own_node() -> str:
+    """The id of the node that this driver is connected to."""
+    node_id: str = ray.get_runtime_context().get_node_id()
+    return node_id
+
+
 def own_node_is_lost() -> bool:
     """Whether the cluster has lost the node that this driver is connected to. Ray has ended all that the driver had running, and refuses
     whatever else it asks for, but does not end the driver."""
-    return not _is_alive(ray.get_runtime_context().get_node_id())
+    return not _is_alive(own_node())
 
 
 def node_of_place(group: Any) -> str | None:

@@ -132,7 +132,7 @@ def searching(folder, slots: Slots = ONE_SLOT, **changes: Any):
         loss, nodes, clock = LossInTelling(), {"own": NodeState.ALIVE}, SimpleNamespace(now=0.0)
 
         def judge(node_id: str | None) -> NodeVerdict:
-            return NodeVerdict(node_id, state=lambda node_id: nodes[node_id], clock=lambda: clock.now)
+            return NodeVerdict(node_id, state=lambda node_id: nodes[node_id], own=lambda: "driver", clock=lambda: clock.now)
 
         callback = LostWorkerCallback(searcher, loss, judge=judge)
 
