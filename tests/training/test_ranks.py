@@ -214,14 +214,14 @@ def test_the_ranks_wait_for_a_checkpoint_that_takes_longer_than_a_step_may(
     recipe = make_recipe("merge", **SETTINGS)
     alone, _ = drain(run_trial(recipe, context, tmp_path / "one"))
     leading.close()
-    monkeypatch.setattr(ranks, "_ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr(ranks, "_ANSWER_SECONDS", 5.0)
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
     slow = []
 
     def save(folder: Path, tensors, metadata, **named) -> None:
         if not metadata["metrics"] and not slow:
             slow.append(metadata["step"])
-            time.sleep(7.0)
+            time.sleep(8.0)
         checkpoint.save_checkpoint(folder, tensors, metadata, **named)
 
     monkeypatch.setattr("autoslim.training.trial.save_checkpoint", save)

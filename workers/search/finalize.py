@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +27,7 @@ from autoslim.training.holdout import HoldoutResult, evaluate_in_subprocess
 from autoslim.training.longer import TunedLonger
 from workers.search.dense_models import DenseModels
 from workers.search.made_from import made_from
-from workers.search.task_watch import TaskWatch, unwrapped_errors
+from workers.search.task_watch import TaskWatch, WatchedTask
 
 _log = logging.getLogger(__name__)
 
@@ -100,10 +101,9 @@ def evaluate_folders(
     """
     resources = job.resources or Resources()
     watches = {name: TaskWatch.of(f"evaluate {name} on {split} images", job, output, mirror) for name in folders}
-    for watch in watches.values():
-        watch.forget()
-    tasks = [
-        _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watches[name].what}").remote(
+    submits = {
+        name: functools.partial(
+            _evaluate.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watches[name].what}").remote,
             watches[name],
             mirror.name(folder),
             dataset.reference,
@@ -112,13 +112,9 @@ def evaluate_folders(
             None if probe is None else probe.reference,
         )
         for name, folder in folders.items()
-    ]
-    return [HoldoutResult.from_json(_result(task, watch)) for task, watch in zip(tasks, watches.values(), strict=True)]
-
-
-def _result(task: ray.ObjectRef, watch: TaskWatch) -> str:
-    with unwrapped_errors("a model could not be evaluated", watch):
-        return str(ray.get(task))
+    }
+    tasks = [WatchedTask.begin(submits[name], watches[name]) for name in folders]
+    return [HoldoutResult.from_json(task.result("a model could not be evaluated")) for task in tasks]
 
 
 def finalize_models(

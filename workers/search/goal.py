@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from autoslim.storage.mirror import Mirror
 from autoslim.training.comparison import measure_drops
 from workers.search.prepare import PreparedSearch
 from workers.search.resources import trial_resources
-from workers.search.task_watch import TaskWatch, unwrapped_errors
+from workers.search.task_watch import TaskWatch, WatchedTask
 
 _log = logging.getLogger(__name__)
 
@@ -45,15 +46,15 @@ def explain_goal(
         return found
     assert selected.artifact is not None
     watch = TaskWatch.of(f"measure what {goal.label} loses", job, prepared.output, prepared.mirror)
-    watch.forget()
     resources = trial_resources(job)
-    task = _measure.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}").remote(
+    submit = functools.partial(
+        _measure.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}").remote,
         watch,
         prepared.mirror.name(prepared.output.root / selected.artifact),
         prepared.mirror.name(dense),
         prepared.dataset.reference,
         facts.dense_accuracy - goal.floor(facts.dense_accuracy).least,
     )
-    with unwrapped_errors("the goal's model could not be compared with the dense one", watch):
-        drops = [AccuracyDrop.from_json(text) for text in ray.get(task)]
+    measured = WatchedTask.begin(submit, watch).result("the goal's model could not be compared with the dense one")
+    drops = [AccuracyDrop.from_json(text) for text in measured]
     return found.replace(sentence="; ".join([found.sentence, *(drop.describe() for drop in drops)]))

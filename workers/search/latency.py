@@ -24,7 +24,7 @@ from workers.progress.console import Console
 from workers.search.dense_models import DenseModels
 from workers.search.prepare import PreparedSearch
 from workers.search.resources import trial_resources, trial_threads
-from workers.search.task_watch import TaskWatch, unwrapped_errors
+from workers.search.task_watch import TaskWatch, WatchedTask
 
 
 @ray.remote(max_retries=2)  # type: ignore[untyped-decorator]
@@ -67,8 +67,8 @@ def measure_on_cluster(job: SearchJob, request: LatencyRequest, output: RunFolde
         JobError: it cannot be measured.
     """
     watch = TaskWatch.of("measure latency table", job, output, mirror)
-    task = _remote(_measure_table, job, watch).remote(watch, request.to_json(), mirror.name(output.cache), trial_threads(job))
-    table = LatencyTable.from_json(_result(task, watch))
+    given = request.to_json(), mirror.name(output.cache), trial_threads(job)
+    table = LatencyTable.from_json(_run(_measure_table, job, watch, *given))
     output.write_latency(table)
     mirror.keep_file(output.latency)
     return table
@@ -112,17 +112,12 @@ def _measured_line(number: int, found: LatencyReport, limit: float) -> str:
 def _measure(job: SearchJob, table: LatencyTable, watch: TaskWatch, folders: Sequence[str]) -> TimedReport:
     """`folders` are those of the model and of the dense one, as the nodes know them (`Mirror.name`)."""
     settings = {"batch": table.batch, "mode": table.mode, "threads": table.threads}
-    task = _remote(_measure_model, job, watch)
-    return TimedReport.from_json(_result(task.remote(watch, *folders, settings, job.limits.latency_ms), watch))
+    return TimedReport.from_json(_run(_measure_model, job, watch, *folders, settings, job.limits.latency_ms))
 
 
-def _remote(function: Any, job: SearchJob, watch: TaskWatch) -> Any:
-    """`function` with a trial's resources: a latency holds for the CPUs or the GPU that it was measured with."""
-    watch.forget()
+def _run(function: Any, job: SearchJob, watch: TaskWatch, *given: Any) -> str:
+    """What `function` returns of `watch` and `given`. It has a trial's resources: a latency holds for the CPUs or the GPU that it was
+    measured with."""
     resources = trial_resources(job)
-    return function.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}")
-
-
-def _result(task: ray.ObjectRef, watch: TaskWatch) -> str:
-    with unwrapped_errors("the latency could not be measured", watch):
-        return str(ray.get(task))
+    task = function.options(num_cpus=resources.cpu, num_gpus=resources.gpu, name=f"{job.id} {watch.what}")
+    return str(WatchedTask.begin(partial(task.remote, watch, *given), watch).result("the latency could not be measured"))

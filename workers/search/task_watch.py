@@ -9,7 +9,11 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import NodeDiedError
 
 from autoslim.core.job import SearchJob
 from autoslim.core.logs import log_json
@@ -104,3 +108,35 @@ def unwrapped_errors(failure: str, watch: TaskWatch) -> Iterator[None]:
             raise
         # Without its cause: nothing of the cluster was lost.
         raise JobError(f"{failure}: {stall}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedTask:
+    """A task that `submit` has begun, and begins once more where its last try was lost with its node: that says nothing of its work."""
+
+    submit: Callable[[], ray.ObjectRef]
+    watch: TaskWatch
+    begun: ray.ObjectRef
+
+    @classmethod
+    def begin(cls, submit: Callable[[], ray.ObjectRef], watch: TaskWatch) -> WatchedTask:
+        """Raises StorageError, UnavailableError where the note of an earlier task in this place cannot be deleted."""
+        watch.forget()
+        return cls(submit, watch, submit())
+
+    def result(self, failure: str) -> Any:
+        """What the task returns. `failure` begins the error's message.
+
+        Raises:
+            AutoslimError, JobError: as `unwrapped_errors`.
+        """
+        begun = self.begun
+        while True:
+            try:
+                with unwrapped_errors(failure, self.watch):
+                    return ray.get(begun)
+            except JobError as error:
+                # Ray says so of a task where its node gives no answer any more.
+                if not isinstance(error.__cause__, NodeDiedError):
+                    raise
+            begun = self.begin(self.submit, self.watch).begun

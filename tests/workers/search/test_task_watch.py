@@ -14,7 +14,7 @@ import pytest
 import ray
 from helpers.sample_search import make_job
 from helpers.tiny import CLASSES, make_dense
-from ray.exceptions import RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 
 from autoslim.core.job import DatasetSpec, Resources
 from autoslim.core.run_folder import RunFolder
@@ -28,7 +28,7 @@ from autoslim.training.holdout import HoldoutResult
 from workers.search import finalize, goal, latency
 from workers.search.finalize import evaluate_folders
 from workers.search.stall_note import StallNote
-from workers.search.task_watch import TaskWatch, unwrapped_errors
+from workers.search.task_watch import TaskWatch, WatchedTask, unwrapped_errors
 
 REASON = "stalled: no step, batch or other sign of life for 60.1 minutes (--stall-minutes 60)"
 
@@ -97,6 +97,28 @@ def test_a_lost_evaluation_is_neither_blamed_on_another_one_nor_on_what_an_earli
     with pytest.raises(JobError) as found:
         evaluate_folders(make_job(), RunFolder(tmp_path), folders, dataset, split="test")
     assert isinstance(found.value.__cause__, WorkerCrashedError)
+
+
+@pytest.mark.faults
+def test_a_task_whose_last_try_was_lost_with_its_node_is_done_again_however_often(tmp_path: Path, monkeypatch) -> None:
+    watch = watch_of(tmp_path)
+    ends: list[Exception] = [NodeDiedError("it left") for _ in range(7)]
+    submitted: list[int] = []
+
+    def submit() -> Any:
+        submitted.append(len(submitted))
+        return submitted[-1]
+
+    def get(task: int) -> str:
+        if ends:
+            raise ends.pop()
+        return f"result of {task}"
+
+    monkeypatch.setattr(ray, "get", get)
+    assert WatchedTask.begin(submit, watch).result("it failed") == "result of 7"
+    ends.append(WorkerCrashedError())
+    with pytest.raises(JobError, match="it failed: The worker died"):
+        WatchedTask.begin(submit, watch).result("it failed")
 
 
 class Watch:
