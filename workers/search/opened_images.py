@@ -9,6 +9,7 @@ from concurrent.futures import Future, wait
 
 import ray
 
+from autoslim.core.activity import idle_seconds
 from autoslim.data import PreparedDataset, open_reference
 
 _log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ _FIRST_SECONDS, _SECONDS = 10.0, 60.0
 
 def opened_images(reference: str) -> Generator[str, None, PreparedDataset]:
     """The data set that `reference` names. A node that has none yet brings it or prepares it, which may take hours; each line says what
-    this node does, for who would take it for a cluster without room.
+    this node does, for who would take it for a cluster without room. There is none while it gives no sign of life.
 
     Raises:
         AutoslimError: as `open_reference`.
@@ -41,6 +42,9 @@ def opened_images(reference: str) -> Generator[str, None, PreparedDataset]:
     threading.Thread(target=run, name="autoslim-opened-images", daemon=True).start()
     seconds = _FIRST_SECONDS
     while not wait([opened], timeout=seconds).done:
+        if idle_seconds() >= seconds:
+            # What hangs is ended by who watches this process (`StallWatch`), for whom a line is the end of one piece of work.
+            continue
         seconds = _SECONDS
         yield f"node {ray.util.get_node_ip_address()}: {said[-1]}"
     return opened.result()

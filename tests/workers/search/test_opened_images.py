@@ -20,8 +20,9 @@ from workers.search.tune_trainable import TrialTrainable
 
 @pytest.fixture
 def preparing(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A node on which images are prepared until `ready` is set; `said` is what the preparation says then."""
-    node = SimpleNamespace(ready=threading.Event(), said="preparing images: 4 of 9, about 2 min left", error=None)
+    """A node on which images are prepared until `ready` is set; `said` is what the preparation says then, and `idle` for how many seconds
+    it has given no sign of life."""
+    node = SimpleNamespace(ready=threading.Event(), said="preparing images: 4 of 9, about 2 min left", error=None, idle=0.0)
 
     def prepare(reference: str, *, tell: Callable[[str], None]) -> Any:
         tell(node.said)
@@ -31,6 +32,7 @@ def preparing(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         return SimpleNamespace(path=reference)
 
     monkeypatch.setattr(module, "open_reference", prepare)
+    monkeypatch.setattr(module, "idle_seconds", lambda: node.idle)
     monkeypatch.setattr(module, "_FIRST_SECONDS", 0.01)
     monkeypatch.setattr(module, "_SECONDS", 0.01)
     monkeypatch.setattr(module, "ray", SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7")))
@@ -63,6 +65,14 @@ def test_a_node_that_has_the_images_says_nothing(preparing: SimpleNamespace, mon
     preparing.ready.set()
     told, images = end_of(opened_images("images"))
     assert (told, images.path) == ([], "images")
+
+
+def test_a_preparation_that_hangs_is_one_piece_of_work_to_who_watches_it(preparing: SimpleNamespace) -> None:
+    """Every line would begin another one, which never takes long enough to be ended."""
+    preparing.idle = 3600.0
+    threading.Timer(0.1, preparing.ready.set).start()
+    told, _ = end_of(opened_images("images"))
+    assert told == []
 
 
 def test_images_that_cannot_be_opened_are_an_error_of_who_opens_them(preparing: SimpleNamespace) -> None:
