@@ -89,6 +89,14 @@ class Plan(Record):
         """Tokens that reach the final norm."""
         return self.blocks[-1].tokens_mlp
 
+    def narrowed(self, shape: ViTShape) -> tuple[int, ...]:
+        """The indices of the blocks that have fewer heads, head dimensions or hidden units than the dense model's."""
+        return tuple(
+            index
+            for index, (own, block) in enumerate(zip(shape.blocks, self.blocks, strict=True))
+            if (block.heads, block.head_width, block.hidden) != (own.heads, own.head_width, own.hidden)
+        )
+
     def with_tokens(self, tokens: tuple[int, ...]) -> Plan:
         """The same widths with `tokens[i]` tokens in every part of block i, except parts that compute fewer already."""
         assert len(tokens) == len(self.blocks)

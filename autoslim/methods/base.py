@@ -183,7 +183,8 @@ class Method(abc.ABC):
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         """Removes for good what only training needs and what the plan leaves out, within the budget.
 
-        `requires_grad` of the returned model selects what is fine-tuned.
+        `requires_grad` of the returned model selects what is fine-tuned. What an earlier step has pruned (`Plan.narrowed` of the
+        context's plan) has to be, because nothing else lets it recover.
         """
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:

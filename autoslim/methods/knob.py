@@ -17,10 +17,10 @@ class Knob(Record):
 
     A `layer` is a block index in a recipe; its range, here and in a search space, is in shares of the depth, so that one space serves
     models of every depth. `cost_sign` is +1 or -1 where the FLOPs rise or fall with the knob and the budget solver moves it; 0 where
-    they do not depend on it, or the solver must leave it alone. A knob with a cost sign is a `float`. `searched` is False where only
-    the solver sets the knob (through `Method.costlier`): no space names it and no sampler draws it. `log` asks samplers for a
-    logarithmic scale. `allowed` are the ends of what a recipe or a search space may set, where that is more than `low` to `high`, in
-    which a search draws.
+    they do not depend on it, or the solver must leave it alone. A knob with a cost sign is a `float`. `searched` is False where no
+    space names the knob and no sampler draws it: only the solver sets it (through `Method.costlier`), or all new recipes have its default
+    and those of earlier versions do not have it. `log` asks samplers for a logarithmic scale. `allowed` are the ends of what a recipe or
+    a search space may set, where that is more than `low` to `high`, in which a search draws.
     """
 
     kind: str

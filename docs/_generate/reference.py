@@ -279,7 +279,7 @@ def _moved(knob: Any) -> bool:
 
 def _range(knob: Any) -> str:
     if not knob.searched:
-        return "set by the solver"
+        return "not searched" if knob.kind == "choice" else "set by the solver"
     if knob.kind == "choice":
         return ", ".join(value_of(choice) for choice in knob.choices)
     what = {"layer": "share of the depth, ", "int": "integer, "}.get(knob.kind, "")

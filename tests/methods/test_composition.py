@@ -14,6 +14,7 @@ from autoslim.core.recipe import Step
 from autoslim.cost import count_flops, predict, predict_params
 from autoslim.export.artifact import load, save
 from autoslim.methods import METHODS, StepContext, solve
+from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.models import DenseModel
 
 WIDTHS = ("vit_slim", "width")
@@ -53,6 +54,18 @@ def test_tokens_after_width(first: str, second: str, model: str, tmp_path: Path)
     config = config.replace(recipe=config.recipe.replace(steps=tuple(steps)), plan=context.plan)
     save(tmp_path, composed, config)
     torch.testing.assert_close(logits(load(tmp_path), images()), logits(composed, images()))
+
+
+@pytest.mark.parametrize(
+    "second", [name if name == "life_regression" else pytest.param(name, marks=pytest.mark.slow) for name in TOKENS]
+)
+def test_what_the_first_step_has_pruned_is_tuned_with_the_second_steps_defaults(second: str):
+    dense = make_dense("deit")
+    composed, _, context = compose("width", second, dense)
+    narrowed = context.plan.narrowed(dense.shape)
+    assert 0 in narrowed
+    for index in narrowed:
+        assert all(p.requires_grad for p in blocks_of(composed)[index].parameters()), index
 
 
 def test_a_width_that_was_cut_is_felt_by_what_follows():

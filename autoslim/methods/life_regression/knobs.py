@@ -15,7 +15,7 @@ MAX_DROPS = 4
 _LAYERS = (4, 7, 10, 11)
 """The code's three drop layers in a model of 12 blocks, and one more; in other models at the same shares of the depth."""
 
-EARLIER: Knobs = {"start": "attention", "loss": "recipe", "lr_decay": "cosine"}
+EARLIER: Knobs = {"start": "attention", "loss": "recipe", "lr_decay": "cosine", "tune_pruned": False}
 """What recipes do that are older than these knobs."""
 
 LONGEST = 0.98
@@ -125,6 +125,13 @@ RANGES: Ranges = {
         help="what is tuned: blocks from the first drop on (paper) or all",
         default="blocks",
         choices=("blocks", "all"),
+    ),
+    "tune_pruned": Knob(
+        kind="choice",
+        help="in a chain the blocks that an earlier step has pruned are tuned, too; false in recipes of earlier versions",
+        default=True,
+        choices=(True, False),
+        searched=False,
     ),
 }
 

@@ -110,6 +110,8 @@ class LifeRegression(Method):
         # Merging, and a block that reads more patches than it computes, have static numbers of both.
         if knob in ("dead", "last_reading", "gradual"):
             return bool(chosen["mode"] == "fixed")
+        if knob == "tune_pruned":
+            return bool(chosen["tune"] == "blocks")
         kind, _, number = knob.rpartition("_")
         if not number.isdigit():
             return True
@@ -243,7 +245,7 @@ class LifeRegression(Method):
         model = self._with_drops(student, list(trunk.blocks), trunk.regressor, shape, finished, knobs)
         model.requires_grad_(True)
         if knobs["tune"] == "blocks":
-            freeze(model, but=tuple(blocks_of(model)[knobs["drop_layer_1"] :]))
+            freeze(model, but=tuple(_tuned_blocks(blocks_of(model), context)))
         freeze(trunk.regressor)
         return SlimmedModel(model=model, plan=finished, knobs=knobs)
 
@@ -321,6 +323,13 @@ def _loss(knobs: Knobs, batch: DistillationBatch) -> Tensors:
 
 def _ignores_teacher(knobs: Knobs) -> bool:
     return bool(knobs.get("loss", EARLIER["loss"]) == "labels")
+
+
+def _tuned_blocks(blocks: list[nn.Module], context: StepContext) -> list[nn.Module]:
+    """Those from the first drop on, and in front of it those that an earlier step has pruned: they have to recover."""
+    knobs = context.knobs
+    pruned = context.plan.narrowed(context.shape) if knobs.get("tune_pruned", EARLIER["tune_pruned"]) else ()
+    return [block for index, block in enumerate(blocks) if index >= knobs["drop_layer_1"] or index in pruned]
 
 
 def _lies_in(knob: Knob, value: float, tolerance: float) -> bool:

@@ -164,7 +164,8 @@ class PatchSlimming(Method):
         # A model whose widths were pruned and not trained since would mislead the scores; places commute with widths.
         shape, knobs = context.shape, context.knobs
         found = self.decide(context.to_measure(model), context, measured_tokens(model, context))
-        if found.place is not None and _has_dense_widths(shape, context.plan):
+        # Algorithm 1 has tuned them at the dense widths.
+        if found.place is not None and not context.plan.narrowed(shape):
             assert context.shared is not None
             restore_blocks(blocks_of(model), context.shared, found.place, found.counts, shape.patches)
         freeze(model)
@@ -222,14 +223,6 @@ class Decision:
     counts: Counts
     chain: Chain
     place: float | None
-
-
-def _has_dense_widths(shape: ViTShape, plan: Plan) -> bool:
-    """Whether blocks that Algorithm 1 has tuned in the dense model fit this one."""
-    return all(
-        (block.heads, block.head_width, block.hidden) == (own.heads, own.head_width, own.hidden)
-        for own, block in zip(shape.blocks, plan.blocks, strict=True)
-    )
 
 
 @torch.no_grad()

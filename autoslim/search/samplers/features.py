@@ -137,7 +137,9 @@ class Encoder:
 
 
 def _varies(knob: Knob) -> bool:
-    """Whether the knob can differ between recipes."""
+    """Whether the knob can differ between recipes of a search."""
+    if knob.choices is not None and not knob.searched:
+        return False
     return len(knob.choices) > 1 if knob.choices is not None else knob.low != knob.high
 
 

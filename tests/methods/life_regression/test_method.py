@@ -483,6 +483,26 @@ def test_tuning_blocks_leaves_those_before_the_first_drop_and_the_head_alone():
     assert all(name.startswith("blocks.stages") for name in tuned)
 
 
+@pytest.mark.parametrize(("own", "tuned"), [({}, {"0", "2", "3"}), ({"tune_pruned": False}, {"2", "3"}), (None, {"2", "3"})])
+def test_blocks_that_an_earlier_step_has_pruned_are_tuned_unless_the_recipe_says_no_or_is_older(
+    own: Knobs | None, tuned: set[str]
+):
+    """Of four blocks the first is narrower, and the drop is in front of the third; a recipe that does not know the knob is older."""
+    dense = make_dense()
+    knobs = METHOD.repair(dense.shape, {"drops": 1, "drop_layer_1": 2, **(own or {})})
+    if own is None:
+        knobs.pop("tune_pruned")
+    start = Plan.dense(dense.shape)
+    narrow = start.replace(blocks=(start.blocks[0].replace(hidden=start.blocks[0].hidden // 2), *start.blocks[1:]))
+    model = METHODS["width"].build(copy.deepcopy(dense.module), dense.shape, narrow, {})
+    context = dataclasses.replace(context_of(dense.shape, knobs), plan=narrow)
+    with torch.no_grad():
+        finished = METHOD.prune(METHOD.attach(model, context, images()), context)
+    names = [name for name, p in finished.model.named_parameters() if p.requires_grad]
+    assert {name.split(".")[2] for name in names} == tuned
+    assert all(name.startswith("blocks.stages") for name in names)
+
+
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_gradients_are_finite_at_both_ends_of_the_temperature(end: str):
     """At 16 and twelve blocks a weight of the soft form underflows; its logarithm must not."""
