@@ -102,20 +102,27 @@ def with_default_layers(
     ranges: Ranges,
     constraints: Constraints,
 ) -> Knobs:
-    """`knobs` with a block for each `layer` that they leave out: the default, as far forward as the limits need.
+    """`knobs` with a block for each `layer` that they leave out: the default, as far forward as the limits need and `ranges` allow.
 
     Without such knobs it returns `knobs` themselves.
     """
-    shares = {name: knob.default for name, knob in method.ranges.items() if knob.kind == "layer" and name not in knobs}
-    if not shares:
+    layers = [name for name, knob in method.ranges.items() if knob.kind == "layer" and name not in knobs]
+    if not layers:
         return knobs
     for factor in _FORWARD:
-        moved = {**knobs, **{name: layer_index(factor * share, shape.depth) for name, share in shares.items()}}
+        moved = {**knobs, **{name: _forward(ranges[name], factor, shape.depth) for name in layers}}
         found = evaluate(method, shape, plan, _interpolate(method.repair(shape, moved), ranges, _WITHIN_REACH))
         if found.flops <= budget and constraints.fits(shape, found.plan):
             return moved
     # Nothing reaches the limits with room to spare. At the front it may still be possible; where it is not, the solver says so.
     return moved
+
+
+def _forward(knob: Knob, factor: float, depth: int) -> int:
+    """The block at `factor` times the default share of the depth, within the range."""
+    assert knob.low is not None and knob.high is not None
+    low, high = (layer_index(end, depth) for end in (knob.low, knob.high))
+    return min(max(layer_index(factor * knob.default, depth), low), high)
 
 
 def cheapest_form(method: Method, shape: ViTShape, plan: Plan, knobs: Knobs, ranges: Ranges | None = None) -> Solved:

@@ -269,9 +269,10 @@ class Proposer:
     @functools.cached_property
     def _best_known(self) -> dict[str, BestKnown]:
         """By the label of the start, or '' where there is only one; empty without a prior."""
-        if self._used_prior is None:
+        prior = self._used_prior
+        if prior is None:
             return {}
-        return {label: BestKnown(self.builder.of(label), self._used_prior) for label in self.by_model}
+        return {label: BestKnown(start.builder, prior, start.feasibility) for label, start in self.by_model.items()}
 
     @functools.cached_property
     def _sampler(self) -> Sampler:

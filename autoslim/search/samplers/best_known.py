@@ -1,7 +1,9 @@
 """`BestKnown`: the recipes that a search opens with, in place of random draws.
 
 Of each chain these are the space's defaults and the best trials of other models, with their knobs moved into the space, and solved onto
-the trial's budget. A surrogate of the other models' trials decides between them; without such trials it is the defaults.
+the trial's budget. A surrogate of the other models' trials decides between them; without such trials it is the defaults. For a low budget
+the defaults' blocks come forward (`solver.with_default_layers`); where none of all these reaches the budget, the chain's cheapest recipe is
+solved onto it.
 
 Where the search has several dense models there is one of these for each: what a method's best recipe is can be told from one model to
 another, but not which model is better, so that no sampler's own surrogate begins with theirs.
@@ -9,6 +11,7 @@ another, but not which model is better, so that no sampler's own surrogate begin
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -21,13 +24,14 @@ from autoslim.cost import predict
 from autoslim.methods.chain import chain_of
 from autoslim.methods.knob import layer_index
 from autoslim.search.budget_allocation import Assignment
+from autoslim.search.feasibility import Feasibility
 from autoslim.search.prior import Prior
 from autoslim.search.proposal import Proposal
 from autoslim.search.recipe_builder import RecipeBuilder
 from autoslim.search.samplers.features import Encoder
 from autoslim.search.samplers.prior_fit import LevelledTrial, fit_prior, levelled
 from autoslim.search.samplers.surrogate import Surrogate
-from autoslim.search.space.space import Suggest, is_same_value
+from autoslim.search.space.space import Sample, is_same_value
 
 N_TRIALS = 8
 """Trials of other models that a chain is opened with. Solving them onto the budget takes nearly all of the time of a proposal."""
@@ -53,13 +57,14 @@ class Nearest:
 
 
 class BestKnown:
-    """A function of its arguments. `builder` is that of one start, which all its recipes are for.
+    """A function of its arguments. `builder` is that of one start, which all its recipes are for; `feasibility` has what its chains can
+    cost, by label.
 
     `surrogate` predicts minus the accuracy lost, up to a constant; None where too few trials of other models are known.
     """
 
-    def __init__(self, builder: RecipeBuilder, prior: Prior) -> None:
-        self._builder = builder
+    def __init__(self, builder: RecipeBuilder, prior: Prior, feasibility: Mapping[str, Feasibility]) -> None:
+        self._builder, self._feasibility = builder, feasibility
         self._encoder = Encoder.of(builder, "")
         self._trials = levelled(prior, self._encoder)
         self.surrogate: Surrogate | None = fit_prior(self._trials, self._encoder, seed=builder.seed)
@@ -85,18 +90,57 @@ class BestKnown:
     def proposals(self, number: int, assignment: Assignment, known: Set[str]) -> list[Proposal]:
         """What the assignment's one chain is opened with, the most promising first, without recipes whose keys are `known`."""
         (label,) = assignment.methods
-        draws = self.draws(label, self._builder.budget_of(assignment))
-        built = [self._builder.build(number, assignment, self._builder.sample(draw, [label])) for draw in draws]
-        fresh = [proposal for proposal in built if proposal.infeasible is None and proposal.recipe.key not in known]
+        samples = self.samples(label, self._builder.budget_of(assignment))
+        feasible = self._feasible(number, assignment, samples)
+        if not feasible:
+            feasible = self._feasible(number, assignment, self._cheapest(samples[0]))
+        fresh = [proposal for proposal in feasible if proposal.recipe.key not in known]
         return fresh if self.surrogate is None else sorted(fresh, key=self._promise, reverse=True)
 
-    def draws(self, label: str, budget: int | None, count: int = N_TRIALS) -> list[Suggest]:
-        """Points of the space: the defaults of the chain with this label, and `count` others that trials of other models speak for."""
+    def _feasible(self, number: int, assignment: Assignment, samples: Sequence[Sample]) -> list[Proposal]:
+        built = [self._builder.build(number, assignment, sample) for sample in samples]
+        return [proposal for proposal in built if proposal.infeasible is None]
+
+    def samples(self, label: str, budget: int | None, count: int = N_TRIALS) -> list[Sample]:
+        """Points of the space: the defaults of the chain with this label, and `count` others that trials of other models speak for.
+
+        With a `budget` the defaults leave their blocks to the solver: where they are by default, many budgets are out of reach.
+        """
         by_step = [self._best_steps(name, budget)[:count] for name in chain_of(label)]
         # The best of the one with the best of the other: no table has trials of every chain.
         found = [self._values(steps) for steps in zip(*by_step, strict=False)]
         chosen = {"method": label, "model": self._builder.model}
-        return [Nearest({**values, **chosen}, self._defaults) for values in [{}, *found]]
+        draws = [Nearest({**values, **chosen}, self._defaults) for values in [{}, *found]]
+        defaults, *others = [self._builder.sample(draw, [label]) for draw in draws]
+        return [defaults if budget is None else self._without_blocks(defaults), *others]
+
+    def _without_blocks(self, sample: Sample) -> Sample:
+        ranges = self._builder.space.methods
+        steps = [
+            step.replace(knobs={name: value for name, value in step.knobs.items() if ranges[step.method][name].kind != "layer"})
+            for step in sample.steps
+        ]
+        return dataclasses.replace(sample, steps=tuple(steps))
+
+    def _cheapest(self, sample: Sample) -> list[Sample]:
+        """`sample` with the knobs of its chain's cheapest recipe; none where that is not known."""
+        found = self._feasibility.get(sample.method)
+        if found is None or found.cheapest is None:
+            return []
+        knobs = found.cheapest.knobs
+        # Those of a chain are named as in `Recipe.flat_knobs`.
+        flat = knobs if len(sample.steps) > 1 else {f"{sample.method}.{name}": value for name, value in knobs.items()}
+        steps = [
+            step.replace(
+                knobs={
+                    name.removeprefix(f"{step.method}."): value
+                    for name, value in flat.items()
+                    if name.startswith(f"{step.method}.")
+                }
+            )
+            for step in sample.steps
+        ]
+        return [dataclasses.replace(sample, steps=tuple(steps))]
 
     def _promise(self, proposal: Proposal) -> float:
         """The accuracy that can be expected at a budget, of a free trial the area that it adds to the front; both up to a constant."""

@@ -32,7 +32,7 @@ from autoslim.search.samplers.features import Encoder, Vector
 from autoslim.search.samplers.optuna_study import accuracy_at_end
 from autoslim.search.samplers.random_sampler import RandomSampler
 from autoslim.search.samplers.surrogate import N_TREES, Surrogate
-from autoslim.search.space.space import Suggest
+from autoslim.search.space.space import Sample, Suggest
 
 N_KNOWN = 3
 """Recipes of other models' trials for each chain in a pool: about as many in all as a fifth of its draws. Several starts share them."""
@@ -75,7 +75,8 @@ class ForestSampler:
         methods = set(request.assignment.methods)
         seed, number = self._builder.seed, request.number
         mutations = mutation_draws(self._builder, number, request.history, lambda result: result.recipe.method in methods)
-        encoded = [*self._encoded(number, request.assignment, mutations), *self._pool(number, request.assignment)]
+        mutated = self._drawn(request.assignment, mutations)
+        encoded = [*self._encoded(number, request.assignment, mutated), *self._pool(number, request.assignment)]
         # The pool has all methods and starts of the target; an opening trial is for one of them.
         fresh = [
             pair for pair in encoded if _is_for(pair[0].recipe, request.assignment) and pair[0].recipe.key not in request.known
@@ -95,16 +96,18 @@ class ForestSampler:
             whole = dataclasses.replace(
                 assignment, methods=tuple(self._feasible_methods[target]), models=self._feasible_models.get(target, ())
             )
-            draws = pool_draws(self._builder.seed, target, number)
+            samples = self._drawn(whole, pool_draws(self._builder.seed, target, number))
             known = [self._known[model] for model in whole.models or ("",) if model in self._known]
             budget, count = self._builder.budget_of(assignment), max(1, N_KNOWN // max(1, len(known)))
-            draws += [draw for one in known for label in whole.methods for draw in one.draws(label, budget, count)]
-            self._pools[place] = serving, self._encoded(number, whole, draws)
+            samples += [sample for one in known for label in whole.methods for sample in one.samples(label, budget, count)]
+            self._pools[place] = serving, self._encoded(number, whole, samples)
         return self._pools[place][1]
 
-    def _encoded(self, number: int, assignment: Assignment, draws: Sequence[Suggest]) -> list[EncodedProposal]:
-        """The draws that a model can be built from."""
-        samples = (self._builder.sample(suggest, assignment.methods, assignment.models) for suggest in draws)
+    def _drawn(self, assignment: Assignment, draws: Sequence[Suggest]) -> list[Sample]:
+        return [self._builder.sample(suggest, assignment.methods, assignment.models) for suggest in draws]
+
+    def _encoded(self, number: int, assignment: Assignment, samples: Sequence[Sample]) -> list[EncodedProposal]:
+        """Those that a model can be built from."""
         proposals = (self._builder.build(number, assignment, sample) for sample in samples)
         return [(p, self._encode(p.recipe, p.plan)) for p in proposals if p.infeasible is None and p.plan is not None]
 
