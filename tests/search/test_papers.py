@@ -132,7 +132,9 @@ def test_a_paper_differs_from_the_methods_defaults_only_where_its_file_says_so(n
     other = {knob for knob in step.knobs if knob not in solved and step.knobs[knob] != defaults.get(knob)}
     # SiT cuts its stages where a table of its own says, for each of its models.
     stages = {f"stage_layer_{k}" for k in (1, 2, 3)}
-    allowed = {"sit": {"token_error", "start", *stages}, "vit_slim": {"attention_give", "mlp_give"}}.get(step.method, set())
+    # The rate of DPS's selectors is over that of a fine-tuning, which is low.
+    own = {"sit": {"token_error", "start", *stages}, "vit_slim": {"attention_give", "mlp_give"}, "dps": {"selector_lr"}}
+    allowed = own.get(step.method, set())
     assert other <= allowed
 
 
@@ -163,6 +165,16 @@ KEPT = {"70": (140, 100, 72), "80": (159, 129, 105), "90": (179, 163, 148)}
 def test_life_regression_keeps_the_tokens_of_its_code(name: str):
     first, second, third = KEPT[name[-2:]]
     assert tokens_of(name) == [197] * 4 + [first] * 3 + [second] * 3 + [third] * 2
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("patch_slimming_", "dps_"))])
+def test_a_fine_tuning_that_is_ours_has_a_fine_tunings_rate_and_says_whose_it_is(name: str):
+    """DeiT's 5e-4 is that of a training from scratch."""
+    training = job_of(name).training
+    assert training.lr == pytest.approx(2e-5 * training.batch_size / 512)
+    differs = (FOLDER / f"{name}.yaml").read_text().partition("# Different here:")[2]
+    assert "the fine-tuning is ours" in differs and "2e-5 * batch / 512" in differs
+    assert "patches a step" not in differs
 
 
 def test_a_file_of_weights_is_named_where_timm_has_none():

@@ -40,7 +40,7 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.impact import Descent, batch_of_maps, order_of, tokens_between_blocks
 from autoslim.methods.patch_slimming.pyramid import chosen_blocks, with_last_block
 from autoslim.methods.patch_slimming.token_stream import TokenStream, shuffled_batches
-from autoslim.methods.patch_slimming.tuning_budget import CANDIDATE_EPOCHS, EPSILONS, STEPS_TO_ALL, TRIES, Passes
+from autoslim.methods.patch_slimming.tuning_budget import CANDIDATE_EPOCHS, EPSILONS, TRIES, Passes, patches_per_step
 from autoslim.methods.trainer import SharedTrainer, Tensors
 
 _REACH = 2.0
@@ -141,7 +141,7 @@ class _Search:
         self.dense, self.blocks = blocks, list(blocks)
         self.tokens, self.shape, self.passes, self.paths, self.places = tokens, shape, passes, paths, places
         self.stream = stream
-        self.step = max(1, shape.patches // STEPS_TO_ALL)
+        self.step = patches_per_step(shape.patches)
         self.batch = batch_of_maps(shape.heads, shape.tokens)
 
     def run(self, epsilon: float, least: list[int]) -> EpsilonResult:

@@ -14,7 +14,15 @@ from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.patch_slimming.block_tuning import _Search, ladder
 from autoslim.methods.patch_slimming.impact import tokens_between_blocks
 from autoslim.methods.patch_slimming.token_stream import TokenStream
-from autoslim.methods.patch_slimming.tuning_budget import CANDIDATE_EPOCHS, EPSILONS, Passes, TuningBudget, most_tunings
+from autoslim.methods.patch_slimming.tuning_budget import (
+    CANDIDATE_EPOCHS,
+    EPSILONS,
+    Passes,
+    TuningBudget,
+    most_tunings,
+    patches_per_step,
+    steps_to_all,
+)
 
 MASK_P, BEHIND_P = torch.arange(64) < 20, torch.arange(64) < 10
 
@@ -48,6 +56,16 @@ def finished(work: Any) -> dict[str, Tensor]:
             return result
 
 
+# How many patches.
+
+
+@pytest.mark.parametrize(("side", "step"), [(14, 10), (8, 3), (7, 2), (24, 29), (2, 1)])
+def test_a_step_is_the_papers_10_of_196_patches_in_proportion(side: int, step: int):
+    patches = side * side
+    assert patches_per_step(patches) == step
+    assert len([*range(1, patches, step), patches]) <= steps_to_all(patches) + 1
+
+
 # How many images.
 
 
@@ -61,7 +79,7 @@ def test_a_long_trial_uses_up_its_share_of_the_epochs():
         budget.spend(further[-1])
     assert min(further) > 200 and max(further) - min(further) <= 2
     # Of 3 blocks all counts are measured, with what they have learned and with their dense weights.
-    measured = 2 * 3 * (len(EPSILONS) + 16) + most_tunings(shape)
+    measured = 2 * 3 * (len(EPSILONS) + steps_to_all(shape.patches)) + most_tunings(shape)
     forward = (measured * 2 * passes.measured + sum(further) * shape.depth) / 3
     both = 2 * (most_tunings(shape) * passes.tuned + CANDIDATE_EPOCHS * sum(further))
     share = 0.2 * trainer.epoch_images * shape.depth
@@ -84,7 +102,7 @@ def test_what_candidates_leave_goes_to_later_ones_up_to_the_whole_split():
     ("depth", "epoch_images", "epochs", "cached", "expected"),
     [
         # The methods' table: 10,000 images, 3 epochs.
-        (6, 10_000, 3.0, 512, Passes(measured=79, tuned=225)),
+        (6, 10_000, 3.0, 512, Passes(measured=67, tuned=201)),
         (4, 1_000, 2.0, 16, Passes(measured=16, tuned=16)),
         # Nearly the paper's epochs over all cached images.
         (4, 2_879, 2.0, 16, Passes(measured=16, tuned=47)),

@@ -59,7 +59,7 @@ from autoslim.methods.patch_slimming.pyramid import (
     pyramid,
     rectangular,
 )
-from autoslim.methods.patch_slimming.tuning_budget import EPSILONS, Passes
+from autoslim.methods.patch_slimming.tuning_budget import EPSILONS, Passes, steps_to_all
 from autoslim.models import read_shape
 
 METHOD = METHODS["patch_slimming"]
@@ -501,7 +501,7 @@ def test_passes_stay_within_their_share():
     for share in (0.1, 0.4):
         passes = Passes.within(share, shared_trainer, 512)
         tunings = 3 * 2 * len(EPSILONS)
-        measurements = 3 * (len(EPSILONS) + 16) + tunings
+        measurements = 3 * (len(EPSILONS) + steps_to_all(shared_trainer.shape.patches)) + tunings
         spent = (tunings * passes.tuned + measurements * passes.measured / 3) * 2 / shared_trainer.shape.depth
         assert passes.measured == 16 or spent <= share * shared_trainer.epoch_images
 
