@@ -45,7 +45,8 @@ class RandomTokens(Method):
     ranges: ClassVar[Ranges] = {
         name: knob
         for name, knob in LifeRegression.ranges.items()
-        if name not in ("mode", "dead", "start", "ends", "temperature", "loss", "lr_decay", "train_share", "regressor_lr", "tune")
+        if name not in ("mode", "dead", "start", "ends", "temperature", "loss", "lr_decay", "train_share", "regressor_lr")
+        and not name.startswith("tune")
     }
 
     def is_active(self, knob: str, chosen: Knobs) -> bool:

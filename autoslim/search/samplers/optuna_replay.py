@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from autoslim.core.recipe import Recipe
+from autoslim.core.recipe import Recipe, Step
 from autoslim.core.shape import ViTShape
 from autoslim.errors import SpaceError, UnsupportedModelError
 from autoslim.methods.base import Method
@@ -84,9 +84,14 @@ def replay(
     except KeyError:
         # The space asks for a knob that the recipe does not have.
         return None
-    # A recipe with knobs that the space does not ask for was made for another space.
-    same = all(one.knobs.keys() == other.knobs.keys() for one, other in zip(sample.steps, recipe.steps, strict=True))
+    # A recipe with knobs that the space does not ask for was made for another space. What no space asks for may be younger than the recipe.
+    same = all(_asked(one, methods) == _asked(other, methods) for one, other in zip(sample.steps, recipe.steps, strict=True))
     return replayed if same else None
+
+
+def _asked(step: Step, methods: Mapping[str, Method]) -> set[str]:
+    ranges = methods[step.method].ranges
+    return {name for name in step.knobs if ranges[name].searched}
 
 
 def flat_replay(

@@ -56,6 +56,18 @@ def test_recipes_of_another_space_are_left_out_of_a_study(
     assert make((0.7,), space=narrow).propose(20, history).plan is not None
 
 
+def test_a_recipe_that_is_older_than_a_knob_of_no_space_stays_in_a_study(
+    make: Make, whole: Space, methods: dict[str, Method], shape: ViTShape, finished: Finish
+) -> None:
+    recipe = next(proposal.recipe for proposal, _ in play(make(), finished, 8) if proposal.recipe.method == "tokens")
+    (step,) = recipe.steps
+    assert not methods["tokens"].ranges["filled"].searched
+    older = recipe.replace(steps=(step.replace(knobs={name: value for name, value in step.knobs.items() if name != "filled"}),))
+    assert replay(older, whole, methods, shape) is not None
+    without = recipe.replace(steps=(step.replace(knobs={name: value for name, value in step.knobs.items() if name != "rate"}),))
+    assert replay(without, whole, methods, shape) is None
+
+
 def test_accuracies_of_different_budgets_are_compared_by_their_medians(
     point: Callable[..., TrialResult],
 ) -> None:
