@@ -47,6 +47,7 @@ def fingerprint(method_name: str, encoded: str) -> dict[str, Any]:
         "learning rates": method.learning_rates(student, expected.knobs),
         "finetune rate": method.finetune_rate(expected.knobs),
         "lr decay": method.lr_decay(expected.knobs),
+        "replaced settings": method.replaced_settings(expected.knobs),
         "trained": [name for name, p in student.named_parameters() if p.requires_grad],
         "loss": loss,
         "finished plan": finished.plan,

@@ -15,7 +15,7 @@ ours, for short searches and a ranking across the parts."""
 SEARCH_SHARE = 0.143
 """Share of a trial's epochs that the mask search takes, as in the paper: it searches for 50 epochs and retrains for 300."""
 
-EARLIER: Knobs = {"search_share": 0.1, "mask_lr": 100.0, "loss": "recipe"}
+EARLIER: Knobs = {"search_share": 0.1, "mask_lr": 100.0, "loss": "recipe", "tune_loss": "recipe"}
 """What recipes do that are older than these knobs."""
 
 STARTS = ("folded", "searched", "dense")
@@ -32,6 +32,12 @@ RANGES: Ranges = {
     "loss": Knob(
         kind="choice",
         help="what the mask search minimises beside l1: the labels' loss (paper), or the recipe's with the teacher's soft labels",
+        default="labels",
+        choices=("labels", "recipe"),
+    ),
+    "tune_loss": Knob(
+        kind="choice",
+        help="what the fine-tuning minimises: the labels' loss (paper), or the recipe's with the teacher's soft labels",
         default="labels",
         choices=("labels", "recipe"),
     ),

@@ -2,8 +2,8 @@
 
 Eq. 1: loss = cross entropy + w1 |zeta_attention|_1 + w2 |zeta_mlp|_1 + w3 |tanh(zeta_patch)|_1, with every weight trained along with the
 masks (`mask_search`) at a constant learning rate, for a seventh of the epochs. Attention, MLP and patches are then ranked by signed
-value, each on its own across all layers, the lowest go, and the searched weights are fine-tuned. One search serves every budget, so it
-is shared work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
+value, each on its own across all layers, the lowest go, and the searched weights are fine-tuned on the labels' loss, without a teacher.
+One search serves every budget, so it is shared work. Where patches stay (the default, as in the paper's Table 4), they have no masks.
 
 Ours, and different from the paper and its code:
 
@@ -13,9 +13,9 @@ Ours, and different from the paper and its code:
 - Prefix tokens have no mask, and masks no weight decay.
 
 Ours as options: one ranking over all parts by how far the masks have fallen, over the cost (`rule: fall`, `mask_ranking`); masks that learn
-faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the recipe's loss in the search, with the teacher's
-soft labels (`loss: recipe`); the dense model's weights (`start: dense`), or the searched ones with the masks' values folded in; a
-least-squares refit of what reads removed units (`unit_removal`). `width` ranks without a search.
+faster than the weights (`mask_lr`), for short searches; l1 presets for such searches; the recipe's loss, with the teacher's soft labels,
+in the search (`loss: recipe`) and in the fine-tuning (`tune_loss: recipe`); the dense model's weights (`start: dense`), or the searched
+ones with the masks' values folded in; a least-squares refit of what reads removed units (`unit_removal`). `width` ranks without a search.
 
 For widths, the masked form and the pruned form compute the same, up to the refit. For patches they cannot: a patch whose normed tokens are
 zero still has the keys and values that the biases make, and takes part in every softmax; a removed patch is no key at all.
@@ -44,7 +44,7 @@ from autoslim.methods.layers.backbone import install
 from autoslim.methods.layers.sublayer import check_parts, check_tokens, check_widths
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import Trunk, blocks_of
-from autoslim.methods.trainer import DistillationBatch, SharedTrainer, Tensors
+from autoslim.methods.trainer import DISTILLATION, DistillationBatch, SharedTrainer, Tensors
 from autoslim.methods.unit_removal.block_pruning import check_first, empty_widths, prune_widths
 from autoslim.methods.unit_removal.budget_pruning import Layer, prune_to_budget
 from autoslim.methods.unit_removal.kept_share import KeptShare, canonical_share
@@ -160,9 +160,17 @@ class ViTSlim(Method):
         # Sums over all masks of the model, not means, as in Eq. 1: w1 to w3 refer to them.
         norms = l1_norms(blocks_of(batch.student))
         weights = dict(zip(("attention", "mlp", "patches"), L1_WEIGHTS[knobs["l1"]], strict=True))
-        task = batch.task_loss if knobs.get("loss", EARLIER["loss"]) == "recipe" else batch.label_loss
+        task = batch.label_loss if _searches_on_labels(knobs) else batch.task_loss
         loss = task + torch.stack([weights[part] * norm for part, norm in norms.items()]).sum()
         return {"loss": loss, **{f"l1_{part}": norm for part, norm in norms.items()}}
+
+    def finetune_loss(self, knobs: Knobs, batch: DistillationBatch) -> Tensors:
+        """The labels' or the task's loss."""
+        return {"loss": batch.label_loss if _tunes_on_labels(knobs) else batch.task_loss}
+
+    def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
+        """The recipe's distillation, where the fine-tuning does not read it; the mask search has the settings of all trials."""
+        return DISTILLATION if _tunes_on_labels(knobs) else frozenset()
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, plan, knobs = context.shape, context.plan, dict(context.knobs)
@@ -205,6 +213,14 @@ class ViTSlim(Method):
                 steps[index] = FixedTokens.empty(own.tokens_kv)
             tokens = own.tokens_kv
         return install(model, Trunk(blocks_of(model), steps))
+
+
+def _searches_on_labels(knobs: Knobs) -> bool:
+    return bool(knobs.get("loss", EARLIER["loss"]) == "labels")
+
+
+def _tunes_on_labels(knobs: Knobs) -> bool:
+    return bool(knobs.get("tune_loss", EARLIER["tune_loss"]) == "labels")
 
 
 def _gated(model: nn.Module, shape: ViTShape, *, patches: bool) -> nn.Module:

@@ -50,6 +50,7 @@ from autoslim.methods.layers.narrow import narrow_attention, narrow_mlp
 from autoslim.methods.layers.rectangular_block import class_query_last
 from autoslim.methods.layers.token_selector import FixedTokens
 from autoslim.methods.layers.token_trunk import blocks_of, pre_blocks_of
+from autoslim.methods.trainer import DISTILLATION
 from autoslim.methods.unit_removal.budget_pruning import Removal, plan_of, prune_to_budget
 from autoslim.methods.unit_removal.ranking import nested
 from autoslim.methods.vit_slim.knobs import L1_WEIGHTS
@@ -243,9 +244,26 @@ def test_the_mask_search_minimises_the_labels_loss_unless_the_recipes_is_asked_f
         )
         torch.testing.assert_close(losses["loss"] - pulled, getattr(batch, wanted), rtol=1e-5, atol=1e-6)
         assert METHOD.loss(knobs, batch)["loss"] == losses["loss"]
-        # The fine-tuning is the recipe's in both cases.
-        assert METHOD.finetune_loss(knobs, batch)["loss"] == batch.task_loss
-        assert METHOD.replaced_settings(knobs) == frozenset()
+        # What the fine-tuning minimises is a knob of its own.
+        assert METHOD.finetune_loss(knobs, batch)["loss"] == batch.label_loss
+
+
+def test_the_fine_tuning_minimises_the_labels_loss_unless_the_recipes_is_asked_for():
+    dense = make_dense("vit")
+    batch = Graded(student=dense.module)
+    earlier = {name: value for name, value in METHOD.repair(dense.shape, {}).items() if name != "tune_loss"}
+    for knobs, wanted, idle in (
+        (METHOD.repair(dense.shape, {}), 1.25, DISTILLATION),
+        (METHOD.repair(dense.shape, {"tune_loss": "labels"}), 1.25, DISTILLATION),
+        (METHOD.repair(dense.shape, {"tune_loss": "recipe"}), 2.75, frozenset()),
+        # A complete recipe without the knob is older than it, in a folder as it is stored and once it is repaired.
+        (earlier, 2.75, frozenset()),
+        (METHOD.repair(dense.shape, earlier), 2.75, frozenset()),
+    ):
+        assert METHOD.finetune_loss(knobs, batch) == {"loss": wanted}
+        assert METHOD.replaced_settings(knobs) == idle
+    # The masks that a search shares do not depend on it.
+    assert METHOD.shared_settings(dense.shape, {**earlier, "tune_loss": "labels"}) == METHOD.shared_settings(dense.shape, earlier)
 
 
 # The mask search: shared, and no more than three of them.
@@ -293,6 +311,7 @@ def test_the_default_is_the_papers_method():
         "loss": "labels",
         "rule": "value",
         "start": "searched",
+        "tune_loss": "labels",
         "refit": False,
         "patches": "stay",
     }
@@ -306,8 +325,8 @@ def test_a_recipe_of_an_earlier_version_is_searched_as_it_was():
     dense = make_dense()
     shape = dense.shape
     knobs = METHOD.repair(shape, {"l1": "even", "start": "dense", "rule": "fall", "refit": True})
-    old = {name: value for name, value in knobs.items() if name not in ("search_share", "mask_lr", "loss")}
-    assert METHOD.repair(shape, old) == {**knobs, "search_share": 0.1, "mask_lr": 100.0, "loss": "recipe"}
+    old = {name: value for name, value in knobs.items() if name not in ("search_share", "mask_lr", "loss", "tune_loss")}
+    assert METHOD.repair(shape, old) == {**knobs, "search_share": 0.1, "mask_lr": 100.0, "loss": "recipe", "tune_loss": "recipe"}
     student = attach("vit_slim", dense, knobs)
     for read in (old, METHOD.repair(shape, old)):
         settings = METHOD.shared_settings(shape, read)
@@ -321,8 +340,8 @@ def test_a_recipe_of_an_earlier_version_is_searched_as_it_was():
 def test_a_recipe_that_is_older_than_the_loss_alone_is_searched_with_the_recipes():
     shape = make_dense().shape
     knobs = METHOD.repair(shape, {"search_share": 0.2, "mask_lr": 7.0})
-    old = {name: value for name, value in knobs.items() if name != "loss"}
-    assert METHOD.repair(shape, old) == {**knobs, "loss": "recipe"}
+    old = {name: value for name, value in knobs.items() if name not in ("loss", "tune_loss")}
+    assert METHOD.repair(shape, old) == {**knobs, "loss": "recipe", "tune_loss": "recipe"}
     assert METHOD.shared_settings(shape, old) == METHOD.shared_settings(shape, {**knobs, "loss": "recipe"})
     assert METHOD.shared_settings(shape, old) != METHOD.shared_settings(shape, knobs)
 
