@@ -48,8 +48,8 @@ RANGES: Ranges = {
     ),
     "start": Knob(
         kind="choice",
-        help="what slimming and reverse modules start from: a fit to images, or random weights (the paper's code)",
-        default="fitted",
+        help="what slimming and reverse modules start from: random weights (the paper's code), or a fit to images",
+        default="random",
         choices=("fitted", "random"),
     ),
     "sharpness": Knob(
@@ -72,8 +72,8 @@ RANGES: Ranges = {
     ),
     "token_error": Knob(
         kind="choice",
-        help="squared error over the variance of the teacher's patches, or plain (the paper)",
-        default="relative",
+        help="squared error as it is (the paper), or over the variance of the teacher's patches",
+        default="plain",
         choices=("relative", "plain"),
     ),
     "logit_weight": Knob(

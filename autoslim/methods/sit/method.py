@@ -12,18 +12,18 @@ finished model.
 
 Ours, and different from the paper and its code:
 
-- The initialisation of the modules (`token_slimming`), of which the paper says nothing. Those of its code are random, and train for 125
-  epochs: `start: random`.
 - Counts are free per stage, so that any budget can be met; they start from the code's halves. One token more than the last stage's may be
   kept for some blocks, to fill a budget.
-- A block's squared error is divided by the variance of the teacher's patches there, so that the paper's weight means the same for
-  every model. `token_error: plain` is the paper's.
 - Learning-rate schedule, weight decay, average of weights and augmentation are the recipe's.
 
-Ours as options: `slots: image` seeds made tokens by the image's own patches (`seeded_slimming`); with `sizes: patches` made tokens carry
-their sizes, as merged ones do (`layers.merging`), and a key counts as often as the patches that go into it (`patch_mixture`);
-`recalibrate: first` removes the reverse modules after `train_share` of the epochs and fine-tunes the rest of them with the recipe's own
-loss.
+The paper says nothing of the start of its modules; it is its code's, small random weights.
+
+Ours as options: `start: fitted` fits the modules to some images (`token_slimming`), because random ones, which the paper trains for 125
+epochs, learn little in a few; `token_error: relative` divides a block's squared error by the variance of the teacher's patches there, so
+that its weight means the same for every model; `slots: image` seeds made tokens by the image's own patches (`seeded_slimming`); with
+`sizes: patches` made tokens carry their sizes, as merged ones do (`layers.merging`), and a key counts as often as the patches that go
+into it (`patch_mixture`); `recalibrate: first` removes the reverse modules after `train_share` of the epochs and fine-tunes the rest of
+them with the recipe's own loss.
 
 The modules know the number of patches, so that a slimmed model takes images of one size.
 

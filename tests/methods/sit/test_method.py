@@ -145,7 +145,7 @@ def test_reverse_slimming_mixes_tokens_then_channels():
     assert (module.mlp.fc1.weight.shape, module.mlp.fc2.weight.shape) == ((24, 6), (6, 24))
 
 
-# How they start: ours.
+# How they start: fitted ones are ours.
 
 
 def groups(batch: int = 8, patches: int = 12, dim: int = 24) -> tuple[Tensor, Tensor]:
@@ -193,9 +193,9 @@ def test_reverse_slimming_starts_by_restoring_what_mixing_can():
     assert error < 0.1 * target_BPD.var()
 
 
-def test_modules_may_start_from_random_weights_as_in_the_code():
+def test_modules_start_from_random_weights_as_in_the_code():
     dense = make_dense("vit")
-    knobs = METHOD.repair(dense.shape, {"start": "random"})
+    knobs = METHOD.repair(dense.shape, {})
     assert "sharpness" not in knobs
     starts = []
     for seed, shown in ((0, 1), (0, 2), (1, 1)):
@@ -423,7 +423,9 @@ def test_the_default_is_the_papers_method():
     assert stages(shape, knobs) == {3: 98, 6: 49, 9: 24}
     paper = {"token_weight": 2.0, "logit_weight": 2.0, "temperature": 1.0, "reverse_lr": 5.0, "slimming_lr": 1.0}
     assert {name: knobs[name] for name in paper} == paper
-    assert knobs["recalibrate"] == "throughout"
+    # The modules start at random, and errors are plain, as in the code.
+    own = {"slots": "learned", "sizes": "one", "start": "random", "token_error": "plain", "recalibrate": "throughout"}
+    assert {name: knobs[name] for name in own} == own
     assert METHOD.train_share(knobs) == 0.0
     assert METHOD.finetune_rate(knobs) == 1.0
 
@@ -431,9 +433,10 @@ def test_the_default_is_the_papers_method():
 def test_a_recipe_of_an_earlier_version_is_trained_as_it_was():
     """It does not say how long the recalibration lasts, nor how errors are measured, nor what the modules start from."""
     shape = make_dense().shape
-    knobs = METHOD.repair(shape, {"recalibrate": "first", "token_weight": 0.1, "train_share": 0.8, "tune_lr": 0.2})
+    own = {"recalibrate": "first", "token_weight": 0.1, "train_share": 0.8, "tune_lr": 0.2, "start": "fitted"}
+    knobs = METHOD.repair(shape, own)
     old = {name: value for name, value in knobs.items() if name not in ("recalibrate", "token_error", "start")}
-    assert METHOD.repair(shape, old) == {**knobs, "token_error": "plain"}
+    assert METHOD.repair(shape, old) == {**knobs, "token_error": "plain"} == knobs
     assert (METHOD.train_share(old), METHOD.finetune_rate(old)) == (0.8, 0.2)
     assert METHOD.companion(shape, Plan.dense(shape), old) is None
     assert METHOD.replaced_settings(old) == frozenset()
@@ -680,7 +683,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     trial_context = TrialContext.open(base=Path(folder, "vit-cifar10"), dataset=dataset.path, device=torch.device("cpu"))
     shape, training = trial_context.dense.shape, TrainingSettings(epochs=1.0, precision="float32")
     # One stage: an epoch of 2,000 images does not train three.
-    pinned = {"stages": 1, "stage_layer_1": 2, "token_error": "plain", "token_weight": 0.1}
+    pinned = {"stages": 1, "stage_layer_1": 2, "start": "fitted", "token_weight": 0.1}
     context = context_of(shape, solved_knobs("sit", shape, 0.5, pinned), 0.5)
     student = METHOD.attach(trial_context.student(), context, trial_context.calibration(training, seed=0))
     untrained = METHOD.prune(copy.deepcopy(student), context).model.eval()
@@ -729,7 +732,7 @@ def mixing_wrong_patches(model: nn.Module) -> nn.Module:
 def test_made_tokens_that_the_image_seeds_start_nearer_to_the_dense_model(learned: Learned, own: Knobs):
     right = {}
     for slots in ("learned", "image"):
-        knobs = solved_knobs("sit", learned.shape, 0.5, {**own, "slots": slots})
+        knobs = solved_knobs("sit", learned.shape, 0.5, {**own, "slots": slots, "start": "fitted"})
         context = context_of(learned.shape, knobs, 0.5)
         student = METHOD.attach(copy.deepcopy(learned.dense), context, learned.calibration_B3HW)
         right[slots] = accuracy(METHOD.prune(student, context).model.eval(), learned)
