@@ -17,9 +17,9 @@ Knobs = dict[str, Any]
 Bound = Literal["max", "mean"]
 """What a budget holds for where the number of tokens varies: every image, or the mean over images."""
 
-Augmentation = Literal["none", "light", "strong"]
+Augmentation = Literal["none", "light", "strong", "deit", "imagenet"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
-"""How training images are augmented."""
+"""How training images are augmented: `deit` as in DeiT's recipe, `imagenet` as timm does by default, `light` and `strong` as is ours."""
 
 PrecisionName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: dict[PrecisionName, str] = {
@@ -36,9 +36,10 @@ PRECISIONS: dict[PrecisionName, str] = {
 class TrainingSettings(Record):
     """The hyperparameters of training. `epochs` counts all of a trial's passes over the training images, the method's own included.
 
-    `lr` is the peak learning rate of AdamW at this batch size; `warmup` the share of steps spent rising to it.
+    `lr` is the peak learning rate of AdamW at this batch size; `warmup` the share of steps spent rising to it. A cosine ends at the share
+    `final_rate` of the peak, where the share `cooldown` of the steps, the last ones, stays.
     `distillation` is the weight of the dense teacher's soft labels in the loss (0: labels only).
-    `augmentation` is one of `none`, `light`, `strong`; `flip` mirrors images left to right where the augmentation is not `none`.
+    `augmentation` is one of `AUGMENTATIONS`; `flip` mirrors images left to right where the augmentation is not `none`.
     `mixup` and `cutmix` are their alphas, 0 for none; of both, each batch has one.
     `repeats` is how often an image is in a batch, each time augmented otherwise; an epoch has as many augmented images as without.
     `precision` is a value of `PRECISIONS`; `auto` is the fastest one that the device has instructions for.
@@ -68,6 +69,8 @@ class TrainingSettings(Record):
     grad_checkpointing: bool = dataclasses.field(default=False, metadata=OPTIONAL)
     compile: bool = dataclasses.field(default=False, metadata=OPTIONAL)
     rest_share: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
+    final_rate: float = dataclasses.field(default=0.01, metadata=OPTIONAL)
+    cooldown: float = dataclasses.field(default=0.0, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoslim.core.recipe import AUGMENTATIONS
+from autoslim.data.crop_steps import CropSteps, StepKinds
 from autoslim.data.operations import Step, apply_steps, steps_of_parts
 from autoslim.data.resample import Taps, bicubic_taps, normalise, planes, resample, shifted_taps
-from autoslim.data.strong import StrongSteps
 from autoslim.data.table import Indices
 from autoslim.errors import RequestError
 
@@ -30,8 +30,16 @@ MAX_SHIFTED_SIDE = 64
 _CACHED_VALUES = 2**19
 """Of stored images that a CPU takes through all steps at once: as float32, 2 MiB."""
 
-_SCALES = {"light": (0.6, 1.0), "strong": (0.35, 1.0)}
-"""Shares of the image's area that a crop may have."""
+SMALLEST = {"light": 0.6, "strong": 0.35, "deit": 0.08, "imagenet": 0.08}
+"""The least share of the image's area that a crop may have."""
+
+_STEPS = {
+    "strong": StepKinds(operations=2, jitters=True, erases=True),
+    # timm leaves the jitter out beside RandAugment, unless it is forced.
+    "deit": StepKinds(operations=2, jitters=False, erases=True),
+    "imagenet": StepKinds(operations=0, jitters=True, erases=False),
+}
+"""What is drawn for crops, by augmentation."""
 
 _LOG_ASPECT = math.log(4 / 3)
 """Crops have aspect ratios of 3/4 to 4/3, as timm's."""
@@ -67,8 +75,8 @@ class Draws(NamedTuple):
 class Augmentation:
     """The augmentation `name` of images that are `stored` in one size (H, W), for a model that takes another one, `size` (h, w).
 
-    `none` takes the centre. `light` shifts small images, and takes a random part of larger ones; `strong` takes a part of any and adds what
-    `StrongSteps` draws. With `flip` both mirror half of the images.
+    `none` takes the centre. `light` shifts small images, and takes a random part of larger ones; the others take a part of any and add what
+    `CropSteps` draws. With `flip` all but `none` mirror half of the images.
     """
 
     def __init__(
@@ -84,14 +92,14 @@ class Augmentation:
         check_augmentation(name)
         self._name, self._stored, self._size, self._flip, self._mean, self._std = name, stored, size, flip, mean, std
         self._shifts = name == "light" and max(size) <= MAX_SHIFTED_SIDE
-        self._strong = StrongSteps(size, mean, std) if name == "strong" else None
+        self._steps = CropSteps(size, mean, std, _STEPS[name]) if name in _STEPS else None
 
     def draw(self, generator: np.random.Generator, batch: int, rows: Indices) -> Draws:
         """For `rows` of a batch of `batch` images. Numbers are drawn for all of its images, so that they do not depend on the rows."""
         boxes_B4, mirrored_B = self._boxes(generator, batch)[rows], np.zeros(len(rows), np.bool_)
         if self._flip and self._name != "none":
             mirrored_B = generator.random(batch)[rows] < 0.5
-        steps = () if self._strong is None else self._strong.draw(generator, batch, rows)
+        steps = () if self._steps is None else self._steps.draw(generator, batch, rows)
         return Draws(torch.from_numpy(boxes_B4.astype(np.float32)), torch.from_numpy(mirrored_B), steps)
 
     def __call__(self, images_BHW3: Tensor, draws: Draws) -> Tensor:
@@ -124,7 +132,7 @@ class Augmentation:
     def _boxes(self, generator: np.random.Generator, batch: int) -> NDArray[np.float64]:
         top, left = _centre(self._stored, self._size)
         if self._name != "none" and not self._shifts:
-            return _parts(self._stored, _SCALES[self._name], batch, generator)
+            return _parts(self._stored, SMALLEST[self._name], batch, generator)
         (height, width), top_B, left_B = self._size, np.full(batch, top), np.full(batch, left)
         if self._shifts:
             # By up to an eighth of the side in each direction.
@@ -138,12 +146,10 @@ def _new_batch(shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
-def _parts(
-    stored: tuple[int, int], scale: tuple[float, float], batch: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """Random resized crops (Szegedy et al., 2015), (B, 4): parts with `scale` of the image's area, in fractions of pixels."""
+def _parts(stored: tuple[int, int], smallest: float, batch: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Random resized crops (Szegedy et al., 2015), (B, 4): parts with `smallest` to 1 of the image's area, in fractions of pixels."""
     height, width = stored
-    area_B = generator.uniform(scale[0], scale[1], batch) * height * width
+    area_B = generator.uniform(smallest, 1.0, batch) * height * width
     # Uniform in the logarithm: 3/4 and 4/3 are equally likely.
     aspect_B = np.exp(generator.uniform(-_LOG_ASPECT, _LOG_ASPECT, batch))
     # timm draws again for a box that does not fit; cutting it needs a known number of draws.

@@ -1,4 +1,4 @@
-"""What `strong` does to crops on any device, in batches: each operation takes images (n, 3, h, w) of values from 0 to 255, which it may
+"""What augmentations do to crops on any device, in batches: each operation takes images (n, 3, h, w) of values from 0 to 255, which it may
 change, and a value for each of them, and returns the results. They are Pillow's, without its rounding.
 
 B images of a batch, n of those that an operation is for.

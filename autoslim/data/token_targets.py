@@ -29,8 +29,8 @@ def token_targets(
 ) -> NDArray[np.float32]:
     """Soft labels (B, 1 + P, C): that of the image, which is one class, and those of the patches in reading order.
 
-    `draws` say where the images are cut out of those that are `stored` in this size, and which are mirrored; what `strong` rotates,
-    shears and shifts then is not followed. `grid` are the model's rows and columns of patches.
+    `draws` say where the images are cut out of those that are `stored` in this size, and which are mirrored; what RandAugment then
+    rotates, shears and shifts is not followed. `grid` are the model's rows and columns of patches.
     As in LV-ViT, scores are interpolated where a map lacks a class as 0, and their softmax over all classes is the label.
     """
     targets = np.zeros((len(labels_B), 1 + grid[0] * grid[1], class_count), np.float32)

@@ -19,6 +19,9 @@ Tensors = dict[str, Tensor]
 DISTILLATION = frozenset({"distillation", "temperature"})
 """The settings of a recipe's training that `DistillationBatch.task_loss` reads beside the labels' own."""
 
+COSINE = frozenset({"final_rate", "cooldown"})
+"""The settings that only a learning rate reads that falls along a cosine."""
+
 
 class DistillationBatch(Protocol):
     """One batch of the train phase. Each property is computed when it is first read, and never where it is not.

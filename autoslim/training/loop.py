@@ -207,7 +207,14 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         schedule = self.schedule
-        falling = learning_rate_factor(self.step, schedule.steps, self.training.warmup, schedule.lr_decay)
+        falling = learning_rate_factor(
+            self.step,
+            schedule.steps,
+            self.training.warmup,
+            schedule.lr_decay,
+            final_rate=self.training.final_rate,
+            cooldown=self.training.cooldown,
+        )
         factor = 1.0 if schedule.constant_rate else falling
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor

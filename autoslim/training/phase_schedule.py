@@ -8,9 +8,6 @@ from collections.abc import Mapping
 
 from autoslim.core.result import Phase
 
-_FINAL_RATE = 0.01
-"""The cosine ends at this share of the peak learning rate, so that the last steps still move the weights."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseSchedule:
@@ -39,8 +36,12 @@ class PhaseSchedule:
     average: bool = True
 
 
-def learning_rate_factor(step: int, steps: int, warmup: float, decay: str = "cosine") -> float:
-    """Linear warm-up over the share `warmup` of the steps, then half a cosine down to 1 % (SGDR without restarts; Loshchilov, 2017).
+def learning_rate_factor(
+    step: int, steps: int, warmup: float, decay: str = "cosine", *, final_rate: float = 0.01, cooldown: float = 0.0
+) -> float:
+    """Linear warm-up over the share `warmup` of the steps, then half a cosine (SGDR without restarts; Loshchilov, 2017).
+
+    It falls to `final_rate`, where the share `cooldown` of the steps, the last ones, stays; without any, it would be there behind the last.
 
     Where `decay` is `linear`, the rate falls in a line instead, which would reach 0 behind the last step.
     """
@@ -48,7 +49,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float, decay: str = "cos
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising)
     if decay == "linear":
-        return 1 - done
-    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+        return 1 - (step - rising) / max(1, steps - rising)
+    done = min(1.0, (step - rising) / max(1, steps - rising - round(cooldown * steps)))
+    return final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * done))

@@ -373,7 +373,7 @@ ENOUGH = ["--method", "life_regression", *TINY, "--data", "digits", "--flops", "
         ([*ENOUGH, "--knob", "temperature=hot"], 2, "temperature is 'hot'; allowed: from 0.5 to 16"),
         ([*ENOUGH, "--first", "80%"], 2, "--first is '80%', but there is only one --method"),
         ([*ENOUGH, "--distillation", "2"], 2, "--distillation is 2.0; allowed: 0 to 1"),
-        ([*ENOUGH, "--augmentation", "wild"], 2, "--augmentation is 'wild'; allowed: none, light, strong"),
+        ([*ENOUGH, "--augmentation", "wild"], 2, "--augmentation is 'wild'; allowed: none, light, strong, deit, imagenet"),
         ([*ENOUGH, "--epochs", "0"], 2, "--epochs is 0.0; allowed: above 0"),
         ([*ENOUGH, "--train-limit", "0"], 2, "--train-limit is 0; allowed: 1 and more"),
         ([*ENOUGH, "--bound", "median"], 2, "--bound is 'median'; allowed: max, mean"),

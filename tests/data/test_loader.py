@@ -11,11 +11,12 @@ from helpers.signs_of_life import counted_marks
 
 from autoslim.core.job import DatasetSpec
 from autoslim.core.recipe import TrainingSettings
-from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, augment, prepare_dataset, strong
+from autoslim.data import AUGMENTATIONS, ImageSplit, Loader, augment, crop_steps, prepare_dataset
 from autoslim.data.augment import Augmentation, centre_crop
 from autoslim.data.batch_share import BatchShare
 from autoslim.data.map_ahead import THREAD_NAME
 from autoslim.data.one_thread import compute_alone
+from autoslim.data.operations import OPERATIONS
 from autoslim.errors import RequestError
 from autoslim.training.threads import torch_threads
 
@@ -178,8 +179,8 @@ def test_a_gpu_gives_the_batches_of_a_cpu_and_is_not_waited_for(augmentation):
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(torch.cat([labels for _, labels in batches]).cpu(), wanted[1])
     apart = (torch.cat([images for images, _ in batches]).cpu() - wanted[0]).abs() > 1e-3
-    # A rounding error may lead over a threshold of `strong`.
-    assert apart.float().mean() < (1e-3 if augmentation == "strong" else 1e-9)
+    # A rounding error may lead over a threshold of RandAugment's operations.
+    assert apart.float().mean() < (1e-3 if augmentation in ("strong", "deit") else 1e-9)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -308,6 +309,34 @@ def test_of_large_images_a_part_is_shown_in_order():
     assert len(set(spans.round().tolist())) > 10
 
 
+@pytest.mark.parametrize(("augmentation", "smallest"), [("light", 0.6), ("strong", 0.35), ("deit", 0.08), ("imagenet", 0.08)])
+def test_crops_have_the_least_area_that_their_recipe_says(augmentation, smallest):
+    side = 80
+    augmentation = Augmentation(augmentation, stored=(side, side), size=(side, side), flip=True, mean=MEAN, std=STD)
+    left_top_right_bottom = augmentation.draw(np.random.default_rng(0), 4000, np.arange(4000)).boxes_B4.double().numpy()
+    areas = np.prod(left_top_right_bottom[:, 2:] - left_top_right_bottom[:, :2], axis=1) / side**2
+    assert smallest * 0.999 < areas.min() < smallest + 0.01
+    assert areas.max() > 0.97
+
+
+def test_an_augmentation_draws_the_operations_of_its_recipe():
+    """DeiT's has RandAugment and erasing, timm's own jitter of colours, and ours all of them."""
+    jitter = {"brightness", "contrast", "saturation"}
+    kinds = {}
+    for name in AUGMENTATIONS:
+        augmentation = Augmentation(name, stored=(80, 80), size=(80, 80), flip=True, mean=MEAN, std=STD)
+        steps = augmentation.draw(np.random.default_rng(0), 600, np.arange(600)).steps
+        # Those of RandAugment are for some images, those of the jitter for all.
+        of_all = {step.operation for step in steps if step.rows is None}
+        kinds[name] = of_all, {step.operation for step in steps if step.rows is not None} - {"erase"}, steps[-1:]
+    for name in ("none", "light"):
+        assert kinds[name] == (set(), set(), ())
+    assert {name: found[0] for name, found in kinds.items() if found[0]} == {"strong": jitter, "imagenet": jitter}
+    randomly = {*OPERATIONS} - {"erase"}
+    assert {name: found[1] for name, found in kinds.items() if found[1]} == {"strong": randomly, "deit": randomly}
+    assert [name for name, found in kinds.items() if found[2] and found[2][0].operation == "erase"] == ["strong", "deit"]
+
+
 @pytest.mark.parametrize("flip", [True, False])
 def test_images_are_mirrored_half_the_time_where_asked(flip):
     image = np.broadcast_to(np.linspace(0, 255, 16).astype(np.uint8)[None, :, None], (16, 16, 3))
@@ -326,7 +355,7 @@ def test_none_changes_nothing_but_the_order():
 
 
 def test_strong_survives_full_magnitude(monkeypatch):
-    monkeypatch.setattr(strong, "_MAGNITUDE", 12.0)
+    monkeypatch.setattr(crop_steps, "_MAGNITUDE", 12.0)
     images, _ = epoch_of(loader_of(split_of(400), augmentation="strong", batch_size=100), 0)
     assert torch.isfinite(images).all()
 
@@ -374,7 +403,7 @@ def test_faults_of_reading_reach_the_caller():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"augmentation": "wild"}, "augmentation is 'wild'; allowed: none, light, strong"),
+        ({"augmentation": "wild"}, "augmentation is 'wild'; allowed: none, light, strong, deit, imagenet"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"repeats": 0}, "repeats is 0; allowed: at least 1"),
         ({"size": 32}, "at most .16, 16."),

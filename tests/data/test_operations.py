@@ -1,4 +1,4 @@
-"""The operations of `strong` are Pillow's; images differ by its rounding alone."""
+"""The operations of augmentations are Pillow's; images differ by its rounding alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from autoslim.data.crop_steps import CropSteps, StepKinds
 from autoslim.data.operations import OPERATIONS, Step, apply_steps
-from autoslim.data.strong import StrongSteps
 from autoslim.data.table import Indices
 
 SIZE = (48, 64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+ALL = StepKinds(operations=2, jitters=True, erases=True)
 FILL = tuple(round(255 * value) for value in MEAN)
 
 
@@ -75,7 +76,7 @@ def transformed(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 @pytest.mark.parametrize("number", GEOMETRY)
 def test_images_are_turned_sheared_and_moved_as_timm_does_it(number):
     signs = np.array([1.0, -1.0])
-    name, *values = StrongSteps(SIZE, MEAN, STD)._operations(np.array([0.3, 0.3]), signs)[number]
+    name, *values = CropSteps(SIZE, MEAN, STD, ALL)._operations(np.array([0.3, 0.3]), signs)[number]
     own = pixels(OPERATIONS[name](batch(smooth(), smooth()), *(torch.from_numpy(np.array(value)).float() for value in values)))
     for image, sign in zip(own, signs, strict=True):
         theirs = np.asarray(GEOMETRY[number](Image.fromarray(smooth()), sign)).astype(float)
@@ -100,7 +101,7 @@ def test_an_erased_rectangle_shows_the_noise():
 
 def test_steps_are_those_of_the_recipe_and_do_not_depend_on_the_share():
     def steps(rows: Indices) -> tuple[Step, ...]:
-        return StrongSteps(SIZE, MEAN, STD).draw(np.random.default_rng(0), 600, rows)
+        return CropSteps(SIZE, MEAN, STD, ALL).draw(np.random.default_rng(0), 600, rows)
 
     every = steps(np.arange(600))
     *layers, one, two, three, erasing = every

@@ -78,6 +78,18 @@ def test_the_learning_rate_falls_in_a_line_where_that_is_asked_for(step: int, st
     assert learning_rate_factor(step, steps, warmup, "linear") == pytest.approx(expected)
 
 
+def test_a_cosine_ends_where_the_recipe_says_and_stays_there_while_it_cools_down():
+    rates = [learning_rate_factor(step, 200, 0.1, final_rate=0.05, cooldown=0.2) for step in range(200)]
+    assert rates[20] == 1.0
+    assert rates[90] == pytest.approx(0.525)
+    assert rates[160:] == pytest.approx([0.05] * 40)
+    assert rates[20:160] == sorted(rates[20:160], reverse=True)
+    assert learning_rate_factor(199, 200, 0.1, final_rate=0.05) > 0.05
+    # A line ends at nothing, whatever the recipe says of a cosine.
+    line = learning_rate_factor(199, 200, 0.1, "linear", final_rate=0.05, cooldown=0.2)
+    assert line == learning_rate_factor(199, 200, 0.1, "linear")
+
+
 def test_every_step_is_taken_at_its_learning_rate(make_trainer: MakeTrainer, context: TrialContext):
     seen: list[float] = []
     student = context.student()
@@ -86,9 +98,11 @@ def test_every_step_is_taken_at_its_learning_rate(make_trainer: MakeTrainer, con
         seen.append(trainer.optimizer.param_groups[0]["lr"])
         return {"loss": task_loss(student, None, images_B3HW, targets, PLAIN)}
 
-    trainer = make_trainer(student, objective, steps=15, lr=1e-3, warmup=0.2)
+    own = {"final_rate": 0.1, "cooldown": 0.2}
+    trainer = make_trainer(student, objective, steps=15, lr=1e-3, warmup=0.2, **own)
     list(trainer.segments())
-    assert seen == pytest.approx([1e-3 * learning_rate_factor(step, 15, 0.2) for step in range(15)])
+    assert seen == pytest.approx([1e-3 * learning_rate_factor(step, 15, 0.2, **own) for step in range(15)])
+    assert seen[-3:] == pytest.approx([1e-4] * 3)
 
 
 def test_a_beat_runs_in_segments_of_an_epoch(make_trainer: MakeTrainer, context: TrialContext):

@@ -79,7 +79,7 @@ from autoslim.methods.life_regression.schedule import (
     tokens_per_block,
 )
 from autoslim.methods.patch_slimming.pyramid import rectangular
-from autoslim.methods.trainer import DISTILLATION, DistillationBatch, Tensors
+from autoslim.methods.trainer import COSINE, DISTILLATION, DistillationBatch, Tensors
 
 HEADROOM = 1.25
 """The caps over the schedule's counts where the budget holds for the mean: room for images that need more patches."""
@@ -231,8 +231,9 @@ class LifeRegression(Method):
         return str(knobs.get("lr_decay", EARLIER["lr_decay"]))
 
     def replaced_settings(self, knobs: Knobs) -> frozenset[str]:
-        """The recipe's distillation, where the labels' loss alone is minimised."""
-        return DISTILLATION if _ignores_teacher(knobs) else frozenset()
+        """The recipe's distillation, where the labels' loss alone is minimised, and how its cosine ends, where the rate falls in a line."""
+        line = COSINE if self.lr_decay(knobs) == "linear" else frozenset()
+        return line | (DISTILLATION if _ignores_teacher(knobs) else frozenset())
 
     def prune(self, student: nn.Module, context: StepContext) -> SlimmedModel:
         shape, knobs = context.shape, context.knobs

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from autoslim.core.recipe import Knobs, Step, TrainingSettings
+from autoslim.core.recipe import AUGMENTATIONS, Knobs, Step, TrainingSettings
 from autoslim.core.record import Record
 from autoslim.core.shape import ViTShape
 from autoslim.methods.base import Method
@@ -32,6 +32,22 @@ TRAINING: Ranges = {
         allowed=(0.0, 1.0),
     ),
     "warmup": Knob(kind="float", help="share of steps spent rising to the peak", default=_DEFAULTS.warmup, low=0.0, high=0.9),
+    "final_rate": Knob(
+        kind="float",
+        help="share of the peak at which a cosine ends",
+        default=_DEFAULTS.final_rate,
+        low=1e-3,
+        high=0.5,
+        log=True,
+        allowed=(0.0, 1.0),
+    ),
+    "cooldown": Knob(
+        kind="float",
+        help="share of the steps, the last, spent at the cosine's end",
+        default=_DEFAULTS.cooldown,
+        low=0.0,
+        high=0.5,
+    ),
     "label_smoothing": Knob(kind="float", help="label smoothing", default=_DEFAULTS.label_smoothing, low=0.0, high=0.5),
     "distillation": Knob(kind="float", help="weight of the teacher's labels", default=_DEFAULTS.distillation, low=0.0, high=1.0),
     "temperature": Knob(
@@ -48,7 +64,7 @@ TRAINING: Ranges = {
     "clip_norm": Knob(
         kind="float", help="gradient norm that is clipped to", default=_DEFAULTS.clip_norm, low=0.01, high=100.0, log=True
     ),
-    "augmentation": Knob(kind="choice", help="strength", default=_DEFAULTS.augmentation, choices=("none", "light", "strong")),
+    "augmentation": Knob(kind="choice", help="augmentation of the images", default=_DEFAULTS.augmentation, choices=AUGMENTATIONS),
     "flip": Knob(kind="choice", help="mirror images left to right", default=_DEFAULTS.flip, choices=(False, True)),
     "mixup": Knob(kind="float", help="mixup's alpha", default=_DEFAULTS.mixup, low=0.0, high=1.0),
     "cutmix": Knob(

@@ -43,7 +43,7 @@ from autoslim.methods.layers.token_trunk import pre_blocks_of
 from autoslim.methods.layers.tokens import behind_prefix, key_mask, order_by, standardise
 from autoslim.methods.life_regression.regressor import KeepLongestLived, LifeRegressor, patch_lives
 from autoslim.methods.life_regression.schedule import fitted_moments, life_moments, schedule
-from autoslim.methods.trainer import DISTILLATION
+from autoslim.methods.trainer import COSINE, DISTILLATION
 from autoslim.models import read_shape
 from autoslim.models.placed_tokens import gather_tokens
 from autoslim.training import TrialContext
@@ -239,7 +239,13 @@ def test_both_phases_minimise_the_labels_loss_unless_the_recipes_is_asked_for():
         batch = batch_of(attach("life_regression", dense, knobs), copy.deepcopy(dense.module), dense.shape, distillation=0.5)
         assert batch.label_loss != batch.task_loss
         assert METHOD.loss(knobs, batch)["loss"] == METHOD.finetune_loss(knobs, batch)["loss"] == getattr(batch, wanted)
-        assert METHOD.replaced_settings(knobs) == (DISTILLATION if wanted == "label_loss" else frozenset())
+        assert METHOD.replaced_settings(knobs) - COSINE == (DISTILLATION if wanted == "label_loss" else frozenset())
+
+
+def test_how_a_cosine_ends_is_nothing_to_a_rate_that_falls_in_a_line():
+    shape = make_dense("vit").shape
+    for decay, idle in (("linear", COSINE), ("cosine", frozenset())):
+        assert METHOD.replaced_settings(METHOD.repair(shape, {"lr_decay": decay, "loss": "recipe"})) == idle
 
 
 def test_a_recipe_of_an_earlier_version_starts_and_trains_as_it_did():

@@ -1,5 +1,5 @@
-"""What `strong` draws for the images of a batch beside their crops: as in DeiT's recipe (Touvron et al., 2021) timm's RandAugment
-`rand-m9-mstd0.5-inc1` and an erased rectangle, and in addition timm's colour jitter, which that recipe does not have.
+"""What augmentations draw for the images of a batch beside their crops: timm's RandAugment `rand-m9-mstd0.5-inc1`, timm's colour jitter,
+and an erased rectangle. DeiT's recipe (Touvron et al., 2021) has the first and the last, timm's default the jitter, `strong` all three.
 
 B images of the whole batch, b of the rows that this process prepares, h and w pixels as the model takes them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from autoslim.data.table import Indices
 
 Values = NDArray[np.float64]
 
-_LAYERS, _APPLIED = 2, 0.5
-"""Operations that are drawn for an image, and the share of them that are applied."""
+_APPLIED = 0.5
+"""The share of the operations drawn for an image that is applied."""
 
 _MAGNITUDE, _DEVIATION = 9.0, 0.5
 """Of 10: how strong an operation is, and how much that varies."""
@@ -28,25 +28,37 @@ _MAGNITUDE, _DEVIATION = 9.0, 0.5
 _JITTER = 0.4
 """timm's default: factors of brightness, contrast and saturation are from 0.6 to 1.4."""
 
+_JITTERED = ("brightness", "contrast", "saturation")
+
 _ERASED_SHARE = 0.25
 _ERASED_AREA, _ERASED_ASPECT = (0.02, 1 / 3), math.log(1 / 0.3)
 """Of the images; of an image's area; the logarithm of the most that the rectangle is higher than wide, or wider than high."""
 
 
-class StrongSteps:
+class StepKinds(NamedTuple):
+    """How many of RandAugment's operations an image has, and whether its colours are jittered behind them, and a part of it erased."""
+
+    operations: int
+    jitters: bool
+    erases: bool
+
+
+class CropSteps:
     """Draws steps for crops of one `size` (h, w); `mean` and `std` are the model's."""
 
-    def __init__(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], kinds: StepKinds) -> None:
+        self._kinds = kinds
         self._size, self._mean_3, self._std_3 = size, 255 * np.array(mean), 255 * np.array(std)
 
     def draw(self, generator: np.random.Generator, batch: int, rows: Indices) -> tuple[Step, ...]:
         """The steps for `rows` of a batch. Numbers are drawn for all of its images, so that they do not depend on the rows."""
-        layers = [step for _ in range(_LAYERS) for step in self._layer(generator, batch, rows)]
-        jitter = [
-            Step(name, None, (_tensor(generator.uniform(1 - _JITTER, 1 + _JITTER, batch)[rows]),))
-            for name in ("brightness", "contrast", "saturation")
-        ]
-        return (*layers, *jitter, *self._erasing(generator, batch, rows))
+        steps = [step for _ in range(self._kinds.operations) for step in self._layer(generator, batch, rows)]
+        if self._kinds.jitters:
+            factors = [(name, generator.uniform(1 - _JITTER, 1 + _JITTER, batch)) for name in _JITTERED]
+            steps += [Step(name, None, (_tensor(factor_B[rows]),)) for name, factor_B in factors]
+        if self._kinds.erases:
+            steps += self._erasing(generator, batch, rows)
+        return tuple(steps)
 
     def _layer(self, generator: np.random.Generator, batch: int, rows: Indices) -> Iterator[Step]:
         chosen_b, applied_b, sign_b = (generator.random(batch)[rows] for _ in range(3))
