@@ -40,9 +40,16 @@ TIMM_AUGMENTATIONS: dict[str, dict[str, Any]] = {
         "color_jitter": 0.4,
         "force_color_jitter": True,
     },
+    "deit": {"interpolation": "bicubic", "auto_augment": "rand-m9-mstd0.5-mmax9-inc1"},
+    "imagenet": {"interpolation": "bicubic"},
 }
 """Arguments of timm's `transforms_imagenet_train` that do as much as autoslim's augmentation of that name."""
-TIMM_ERASING: dict[str, dict[str, Any]] = {"light": {}, "strong": {"re_prob": 0.25, "re_mode": "pixel"}}
+TIMM_ERASING: dict[str, dict[str, Any]] = {
+    "light": {},
+    "strong": {"re_prob": 0.25, "re_mode": "pixel"},
+    "deit": {"re_prob": 0.25, "re_mode": "pixel"},
+    "imagenet": {},
+}
 """Those of its `create_loader`, which erases in whole batches."""
 COMPARED = hashlib.sha256(repr((BATCH, CROP_PCT, NORM, TIMM_AUGMENTATIONS, TIMM_ERASING)).encode()).hexdigest()[:8]
 """Of what is compared: results of other settings are none of these."""

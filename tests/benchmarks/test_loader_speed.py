@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from loader_scaling import Ratio, Scaling
 from loader_speed import Cell, Measurement, table
-from measured_loaders import COMPARED, images_of, timm_loader, write_images
+from measured_loaders import COMPARED, TIMM_AUGMENTATIONS, images_of, timm_loader, write_images
+
+from autoslim.data.augment import SMALLEST
 
 
 def cells(side: int, **speeds: tuple[float, float]) -> list[Cell]:
@@ -66,15 +68,19 @@ def test_another_side_has_the_number_of_images_of_the_next() -> None:
 
 def test_timm_does_what_each_augmentation_does(tmp_path: Path) -> None:
     write_images(tmp_path, 32, 2)
-    loaders = {name: timm_loader(tmp_path, 32, name, workers=0, device=torch.device("cpu")) for name in ("light", "strong")}
+    loaders = {name: timm_loader(tmp_path, 32, name, workers=0, device=torch.device("cpu")) for name in TIMM_AUGMENTATIONS}
     found = {name: [type(step).__name__ for step in loader.dataset.transform.transforms] for name, loader in loaders.items()}
     crop = ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip"]
     assert found == {
         "light": [*crop, "MaybePILToTensor"],
         "strong": [*crop, "RandAugment", "ColorJitter", "MaybePILToTensor"],
+        "deit": [*crop, "RandAugment", "MaybePILToTensor"],
+        "imagenet": [*crop, "ColorJitter", "MaybePILToTensor"],
     }
-    assert loaders["light"].random_erasing is None
-    assert loaders["strong"].random_erasing.probability == 0.25
+    erased = {name: loader.random_erasing.probability for name, loader in loaders.items() if loader.random_erasing is not None}
+    assert erased == {"strong": 0.25, "deit": 0.25}
+    areas = {name: loader.dataset.transform.transforms[0].scale[0] for name, loader in loaders.items()}
+    assert areas == SMALLEST
 
 
 def test_results_of_other_settings_are_not_reused(tmp_path: Path) -> None:

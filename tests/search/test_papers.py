@@ -17,7 +17,6 @@ from autoslim.core.recipe import PRECISIONS
 from autoslim.core.result import Origin
 from autoslim.core.shape import ViTShape
 from autoslim.cost import predict
-from autoslim.data.augment import _SCALES
 from autoslim.methods import METHODS
 from autoslim.models import read_shape
 from autoslim.search import Proposal, Proposer, load_space, space_names
@@ -133,7 +132,7 @@ def test_a_paper_differs_from_the_methods_defaults_only_where_its_file_says_so(n
     # SiT cuts its stages where a table of its own says, for each of its models.
     stages = {f"stage_layer_{k}" for k in (1, 2, 3)}
     # The rate of DPS's selectors is over that of a fine-tuning, which is low.
-    own = {"sit": {"token_error", "start", *stages}, "vit_slim": {"attention_give", "mlp_give"}, "dps": {"selector_lr"}}
+    own = {"sit": stages, "vit_slim": {"attention_give", "mlp_give"}, "dps": {"selector_lr"}}
     allowed = own.get(step.method, set())
     assert other <= allowed
 
@@ -195,10 +194,27 @@ def test_a_file_starts_with_the_command_and_what_is_published(name: str):
     assert f"`{name}.yaml`" in (FOLDER / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("sit_", "vit_slim_"))])
+def test_the_learning_rate_ends_where_the_papers_does(name: str):
+    """At 1e-5, and SiT's stays there for the last 10 of its 135 epochs."""
+    training = proposals(name)[0].recipe.training
+    assert training.lr * training.final_rate == pytest.approx(1e-5, rel=1e-3)
+    cooling = training.cooldown * training.epochs
+    assert cooling == pytest.approx(10 if name.startswith("sit_") else 0, abs=0.01)
+
+
 @each_file
-def test_a_file_says_how_its_crops_differ_and_computes_in_float32_where_the_paper_does(name: str):
+def test_a_file_says_beside_every_setting_of_the_training_whose_it_is(name: str):
     text = (FOLDER / f"{name}.yaml").read_text()
-    differs = text.partition("# Different here:")[2]
-    smallest, _ = _SCALES[job_of(name).training.augmentation]
-    assert f"rops have {smallest:.0%}".replace("%", " %") + " of an image's area at least, not timm's 8 %" in differs
+    settings = text.partition("  training:\n")[2].partition("# One trial")[0].splitlines()
+    assert len(settings) > 4
+    for line in [*settings, *re.findall(r"^(?:epochs|augmentation):.*", text, flags=re.MULTILINE)]:
+        assert re.fullmatch(r" *\w+: +\S+ +# .+", line), line
+
+
+@each_file
+def test_a_file_has_its_papers_augmentation_and_computes_in_float32_where_the_paper_does(name: str):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    assert "crops are cut from an image's middle square" in text.partition("# Different here:")[2]
+    assert job_of(name).training.augmentation == ("imagenet" if name.startswith("life_regression") else "deit")
     assert (job_of(name).training.precision == PRECISIONS["fp32"]) == ("float32" in text)
