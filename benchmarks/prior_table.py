@@ -15,6 +15,7 @@ from trial_table import DATA, STARTS, table_of
 
 import autoslim.search.prior as package
 from autoslim.core.files import write_atomically
+from autoslim.core.recipe import Recipe, Step
 from autoslim.methods import METHODS
 from autoslim.search.prior import PriorTable
 from autoslim.search.prior.table import FORMAT, prior_trial
@@ -22,6 +23,23 @@ from autoslim.search.prior.table import FORMAT, prior_trial
 NAMES = {"cifar10": "CIFAR-10", "signdigits100": "Sign Language Digits, 100 px"}
 """Of the folders of images."""
 PACKAGE = Path(package.__file__).parent
+
+OWN_NAMES = {
+    ("sit", "slots", "image"): "sit_seeded",
+    ("patch_slimming", "dead", "merge"): "patch_slimming_merging",
+    ("life_regression", "dead", "merge"): "life_regression_merging",
+}
+"""Names of methods that were values of a knob of a paper's method when the trials were made."""
+
+
+def under_own_name(recipe: Recipe) -> Recipe:
+    """With the present names of its methods."""
+
+    def named(step: Step) -> Step:
+        found = [own for (name, knob, value), own in OWN_NAMES.items() if (step.method, step.knobs.get(knob)) == (name, value)]
+        return step.replace(method=found[0]) if found else step
+
+    return recipe.replace(steps=tuple(map(named, recipe.steps)))
 
 
 def prior_table(start: str, trials: Trials) -> PriorTable:
@@ -39,7 +57,9 @@ def prior_table(start: str, trials: Trials) -> PriorTable:
         epochs=trials.training.epochs,
         images=trials.steps * trials.training.batch_size,
         trials=tuple(
-            prior_trial(row.recipe, row.plan, trials.base.dense_accuracy - row.accuracy, shape=shape, methods=METHODS)
+            prior_trial(
+                under_own_name(row.recipe), row.plan, trials.base.dense_accuracy - row.accuracy, shape=shape, methods=METHODS
+            )
             for row in trials.rows
         ),
     )

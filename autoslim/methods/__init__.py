@@ -1,4 +1,8 @@
-"""The slimming methods. A new one is a folder and an entry in `_CLASSES`; the registry is the tests' matrix, too."""
+"""The slimming methods. A new one is a folder and an entry in `_CLASSES`; the registry is the tests' matrix, too.
+
+A method that has the name of a paper is the paper's, apart from what its page says. What is ours in it are values of knobs that are not the
+defaults; one that a search is to try has a name of its own.
+"""
 
 from autoslim.core.plan import Plan
 from autoslim.core.shape import ViTShape
@@ -7,10 +11,13 @@ from autoslim.errors import UnsupportedModelError
 from autoslim.methods.base import Method, SlimmedModel, StepContext
 from autoslim.methods.dps.method import DPS
 from autoslim.methods.knob import Knob, Ranges
+from autoslim.methods.life_regression.merging import MergingLifeRegression
 from autoslim.methods.life_regression.method import LifeRegression
 from autoslim.methods.merge.method import Merge
+from autoslim.methods.patch_slimming.merging import MergingPatchSlimming
 from autoslim.methods.patch_slimming.method import PatchSlimming
 from autoslim.methods.sit.method import SiT
+from autoslim.methods.sit.seeded import SeededSiT
 from autoslim.methods.solver import Solved, evaluate, narrows, solve
 from autoslim.methods.trainer import DistillationBatch, SharedTrainer
 from autoslim.methods.vit_slim.method import ViTSlim
@@ -24,6 +31,10 @@ _CLASSES: tuple[type[Method], ...] = (
     Merge,
     ViTSlim,
     Width,
+    # A paper's method with an option of ours, each.
+    MergingLifeRegression,
+    MergingPatchSlimming,
+    SeededSiT,
 )
 
 METHODS: dict[str, Method] = {method.name: method() for method in _CLASSES}

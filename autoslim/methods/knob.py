@@ -82,3 +82,9 @@ def complete(ranges: Ranges, knobs: Knobs, *, depth: int) -> Knobs:
         filled[name] = knobs.get(name, default)
         knob.check(filled[name], name, depth=depth)
     return filled
+
+
+def fixed(ranges: Ranges, **values: Any) -> Ranges:
+    """`ranges` in which each choice that is named has this value alone: those of a method that is another one with it."""
+    assert all(value in (ranges[name].choices or ()) for name, value in values.items()), values
+    return ranges | {name: ranges[name].replace(choices=(value,), default=value) for name, value in values.items()}

@@ -14,7 +14,15 @@ CI_ONLY = [pytest.mark.slow, pytest.mark.short]
 ONE_OF_A_KIND = ("merge", "width")
 """Of the methods that remove tokens, and of those that remove widths, one each."""
 
+AS_ANOTHER = tuple(name for name in METHODS if any(name.startswith(f"{other}_") for other in METHODS))
+"""Methods that are another one with an option of ours: what tests every method tests these where it tests variants."""
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """Of the cases of a method where `make test` runs one of each kind."""
+    return [] if name in ONE_OF_A_KIND else [pytest.mark.slow] if name in AS_ANOTHER else CI_ONLY
+
 
 def every_method(names: Iterable[str] = METHODS) -> list[object]:
     """Cases of all methods, of which `make test` runs one of each kind."""
-    return [pytest.param(name, marks=() if name in ONE_OF_A_KIND else CI_ONLY) for name in names]
+    return [pytest.param(name, marks=marks_of(name)) for name in names]

@@ -26,7 +26,8 @@ from autoslim.methods import METHODS, Knob, evaluate, solve
 from autoslim.models import create_dense, read_shape
 from autoslim.search.space.space import TRAINING
 
-KNOBS = [(method, knob) for method in METHODS for knob in METHODS[method].ranges]
+KNOBS = [(name, knob) for name, method in METHODS.items() for knob, own in method.ranges.items() if len(own.choices or "01") > 1]
+"""All but those that a method with an option of ours has fixed."""
 
 
 @functools.cache

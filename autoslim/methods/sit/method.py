@@ -113,7 +113,7 @@ class SiT(Method):
         """
         if "spare_until" in knobs:
             # Only complete knobs have it: what is missing then is younger than the recipe.
-            knobs = {**_EARLIER, **knobs}
+            knobs = {**{name: value for name, value in _EARLIER.items() if name in self.ranges}, **knobs}
         full = complete(self.ranges, knobs, depth=shape.depth)
         if is_sized(full):
             check_sizes(shape)

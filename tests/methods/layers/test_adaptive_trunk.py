@@ -35,7 +35,7 @@ from autoslim.methods.layers.token_counts import image_flops, plan_of_image, rec
 from autoslim.methods.layers.token_trunk import blocks_of
 from autoslim.methods.life_regression.regressor import patch_lives
 from autoslim.models import DenseModel
-from autoslim.search import Proposer, load_space
+from autoslim.search import Proposer, parse_space
 
 TOKEN_POOLED = ["vit", "deit", "distilled", "registers"]
 LIFE = METHODS["life_regression"]
@@ -342,7 +342,8 @@ def test_steps_after_the_cut_train_through_the_same_counts():
 def test_a_search_does_without_threshold_mode_where_the_model_refuses_it():
     shape = make_dense("average").shape
     budgets = {"60%": share_of_dense(shape, 0.6)}
-    proposer = Proposer(space=load_space("life_regression"), shape=shape, budgets=budgets, training=TrainingSettings(), seed=0)
+    space = parse_space("methods: {life_regression: }", source="whole.yaml")
+    proposer = Proposer(space=space, shape=shape, budgets=budgets, training=TrainingSettings(), seed=0)
     proposals = [proposer.propose(number, []) for number in range(6)]
     assert {proposal.recipe.steps[0].knobs["mode"] for proposal in proposals} == {"fixed"}
     assert all(proposal.infeasible is None for proposal in proposals)

@@ -56,7 +56,6 @@ METHOD = METHODS["life_regression"]
 KEEP_ALL = {f"life_threshold_{k}": 0.0 for k in range(1, 5)}
 VARIANTS = {
     "threshold": {"mode": "threshold"},
-    "merge": {"dead": "merge"},
     "every": {"drops": "every"},
     "read once more": {"last_reading": True},
     "diverse": {"diversity": 0.5, "start": "impact"},
@@ -75,9 +74,8 @@ EARLIER: Knobs = {
 """The defaults of version 0.1.0."""
 
 
-def check_the_longest_lived_are_joined(model: str) -> None:
+def check_the_longest_lived_are_joined(case: str, model: str) -> None:
     """Where patches merge, the soft form has no equal: the pruned form's drops are compared with merging written out."""
-    case = "life_regression:merge"
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs(case, dense.shape)
@@ -93,9 +91,6 @@ def check_the_longest_lived_are_joined(model: str) -> None:
 
 def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     """The soft form with lives that end exactly where the pruned form drops, against the tokens that the pruned form leaves."""
-    if variant == "merge":
-        check_the_longest_lived_are_joined(model)
-        return
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs(f"life_regression:{variant}" if variant else "life_regression", dense.shape) | {"temperature": 16.0}

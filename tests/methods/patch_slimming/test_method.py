@@ -67,22 +67,22 @@ METHOD = METHODS["patch_slimming"]
 # For the contract suite.
 
 KEEP_ALL = {"keep": 1.0, "class_query": False}
-VARIANTS = {"merge": {"dead": "merge"}, "pyramid": {"counts": "pyramid"}}
+VARIANTS = {"pyramid": {"counts": "pyramid"}}
 
 EARLIER: Knobs = {"counts": "pyramid", "paths": "residual", "places": "cover", "class_query": False}
 """The defaults of version 0.1.0."""
 
 
-def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
+def check_training_form_is_pruned_form(model: str, variant: str = "", method: str = "patch_slimming") -> None:
     dense = make_dense(model)
     dense.module.double()
-    case = f"patch_slimming:{variant}" if variant else "patch_slimming"
+    case = f"{method}:{variant}" if variant else method
     knobs = solved_knobs(case, dense.shape)
     student = attached(case, dense, knobs).eval()
     assert not any(parameter.requires_grad for parameter in student.parameters())
     cut = prune(case, student, dense.shape, knobs).model
     whole = copy.deepcopy(dense.module)
-    if variant == "merge":
+    if method == "patch_slimming_merging":
         check_merging(cut, with_weights_of(cut, whole))
     else:
         check_rows_are_the_whole_blocks(cut, with_weights_of(cut, whole))

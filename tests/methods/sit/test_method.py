@@ -60,9 +60,9 @@ METHOD = METHODS["sit"]
 KEEP_ALL = {f"keep_ratio_{k}": 1.0 for k in range(1, 4)}
 
 
-def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
+def check_training_form_is_pruned_form(model: str, variant: str = "", method: str = "sit") -> None:
     """No mask has to be told apart from a cut here: what only training needs stands beside the trunk."""
-    case = f"sit:{variant}" if variant else "sit"
+    case = f"{method}:{variant}" if variant else method
     dense = make_dense(model)
     dense.module.double()
     knobs = solved_knobs(case, dense.shape)
@@ -70,7 +70,7 @@ def check_training_form_is_pruned_form(model: str, variant: str = "") -> None:
     training_forms = RecalibratedTrunk, SizedRecalibratedTrunk
     assert isinstance(student.blocks, training_forms)
     assert len(student.blocks.reverse) > 0
-    finished = prune("sit", copy.deepcopy(student), dense.shape, knobs)
+    finished = prune(method, copy.deepcopy(student), dense.shape, knobs)
     assert not isinstance(finished.model.blocks, training_forms)
     x = images(dtype=torch.float64)
     with torch.no_grad():

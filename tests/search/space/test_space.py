@@ -27,6 +27,23 @@ def test_every_space_that_comes_along_loads_and_survives_json(name: str) -> None
     assert Space.from_json(space.to_json()) == space
 
 
+PAPERS = ("patch_slimming", "dps", "life_regression", "sit", "vit_slim")
+OPEN = {"dps": {"selector", "train_share", "selector_lr"}}
+"""Knobs that the paper says nothing of, in what could be read."""
+
+
+@pytest.mark.parametrize("name", [name for name in space_names() if name != "smoke"])
+def test_a_search_under_a_papers_name_has_the_papers_options(name: str) -> None:
+    """A choice that is not the default is ours: a front that says `sit` would otherwise mean something else."""
+    space = load_space(name)
+    # What a paper varies itself: how often tokens go, and ViT-Slim whether patches go.
+    own = {"drops", "stages", "search_share", "patches", "spare_until"}
+    for method in set(PAPERS) & set(space.methods):
+        for knob, narrowed in space.methods[method].items():
+            if METHODS[method].ranges[knob].choices is not None and knob not in own | OPEN.get(method, set()):
+                assert narrowed.choices == (METHODS[method].ranges[knob].default,), (method, knob)
+
+
 def test_default_and_smoke_hold_every_method() -> None:
     assert list(load_space("default").methods) == list(load_space("smoke").methods) == list(METHODS)
 
@@ -88,11 +105,12 @@ def test_training_settings_are_fields_of_training_with_their_defaults() -> None:
 
 
 def test_what_a_method_replaces_is_not_drawn_for_it() -> None:
-    """SiT's own distillation takes the place of the recipe's: drawing that would waste two dimensions."""
+    """SiT has a distillation of its own, and others train on the labels alone: to draw the recipe's would waste a dimension."""
     space, shape = load_space("default"), make_dense("deit", depth=6).shape
     for unit, chain in space.units.items():
         drawn = space.sample(Uniform("a"), METHODS, shape, units=[unit])
-        assert set(drawn.training) == ({"lr"} if chain[-1] == "sit" else {"lr", "distillation"})
+        without = chain[-1] in ("sit", "sit_seeded", "life_regression", "vit_slim")
+        assert set(drawn.training) == ({"lr"} if without else {"lr", "distillation"})
         assert space.contains(drawn, shape)
     first = parse_space("methods: {sit: {recalibrate: first}}\ntraining: {distillation: {low: 0, high: 1}}", source="s.yaml")
     assert set(first.sample(Uniform("a"), METHODS, shape).training) == {"distillation"}
