@@ -10,9 +10,12 @@ from baselines.tome import CONSTANT, DECREASING
 from autoslim.core.recipe import Knobs
 from autoslim.methods.chain import REST_SHARE
 
-OURS = ("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width")
+OURS = (
+    *("patch_slimming", "dps", "life_regression", "sit", "merge", "vit_slim", "width"),
+    *("patch_slimming_merging", "life_regression_merging", "sit_seeded"),
+)
 VARIANTS: dict[str, tuple[str, Knobs]] = {
-    **{f"{name}_merging": (name, {"dead": "merge"}) for name in ("patch_slimming", "dps", "life_regression")},
+    "dps_merging": ("dps", {"dead": "merge"}),
     "patch_slimming_cover": ("patch_slimming", {"places": "cover"}),
     "patch_slimming_gradual": ("patch_slimming", {"gradual": 0.33}),
     "merge_fixed": ("merge", {"places": "fixed"}),
@@ -21,11 +24,22 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     "merge_learned_criteria": ("merge", {"embedding": "learned", "criteria": "several"}),
     "merge_consistency": ("merge", {"consistency": 3.0}),
     "merge_mctf": ("merge", {"criteria": "several", "consistency": 3.0}),
-    # The former defaults; their search has the recipe's loss, that of the row `vit_slim` the labels' alone.
+    # The former defaults; their search and their fine-tuning have the recipe's loss, those of the row `vit_slim` the labels' alone.
     "vit_slim_refit": (
         "vit_slim",
-        {"l1": "even", "search_share": 0.1, "mask_lr": 100.0, "loss": "recipe", "start": "dense", "rule": "fall", "refit": True},
+        {
+            "l1": "even",
+            "search_share": 0.1,
+            "mask_lr": 100.0,
+            "loss": "recipe",
+            "tune_loss": "recipe",
+            "start": "dense",
+            "rule": "fall",
+            "refit": True,
+        },
     ),
+    # The paper's, but taught by the dense model in the fine-tuning, as every other method here.
+    "vit_slim_taught": ("vit_slim", {"tune_loss": "recipe"}),
     "life_regression_ours": (
         "life_regression",
         {
@@ -48,11 +62,12 @@ VARIANTS: dict[str, tuple[str, Knobs]] = {
     "dps_task": ("dps", {"learn_from": "task"}),
     "dps_task_noise": ("dps", {"learn_from": "task", "noise": 0.5}),
     "dps_gradual": ("dps", {"gradual": 0.33}),
-    "sit_image": ("sit", {"slots": "image"}),
-    "sit_image_once": ("sit", {"slots": "image", "stages": 1}),
-    "sit_sizes": ("sit", {"sizes": "patches"}),
-    "sit_image_sizes": ("sit", {"slots": "image", "sizes": "patches"}),
-    "sit_one_stage": ("sit", {"stages": 1, "token_error": "plain", "token_weight": 0.1, "recalibrate": "first"}),
+    "sit_image_once": ("sit_seeded", {"stages": 1}),
+    # Modules that are fitted to images, and errors over the teacher's variance.
+    "sit_fitted": ("sit", {"start": "fitted", "token_error": "relative"}),
+    "sit_sizes": ("sit", {"start": "fitted", "token_error": "relative", "sizes": "patches"}),
+    "sit_image_sizes": ("sit_seeded", {"sizes": "patches"}),
+    "sit_one_stage": ("sit", {"stages": 1, "start": "fitted", "token_weight": 0.1, "recalibrate": "first"}),
     "tome_constant": ("tome", {"slope": CONSTANT}),
     "tome_decreasing": ("tome", {"slope": DECREASING}),
 }
@@ -67,7 +82,7 @@ RESTS = {"rest": REST_SHARE, "long_rest": 0.2}
 model there. All else is as in `width+merge`, whose methods both prune the dense model at once."""
 ROWS = (
     *OURS,
-    *("patch_slimming_merging", "life_regression_merging", "life_regression_ours", "sit_image_once"),
+    *("life_regression_ours", "sit_image_once", "sit_fitted", "vit_slim_taught"),
     *CHAINS,
     *baselines.BASELINES,
 )
@@ -83,6 +98,7 @@ COMPARED = (
     ("patch_slimming_merging", "patch_slimming"),
     ("life_regression_merging", "life_regression"),
     ("width", "vit_slim"),
+    ("width", "vit_slim_taught"),
     ("width", "random_units"),
     ("width", "random_width"),
     ("width+merge", "width"),
@@ -100,7 +116,7 @@ ONE_STAGE = ("sit_one_stage", "sit_image_once")
 DESIGN: dict[str, dict[str, Knobs]] = {
     "random_tokens": {"": _layers("drop_layer", 1, 2, 3)},
     "evit": {"": _layers("layer", 1, 3, 5)},
-    "life_regression": {"35%": _layers("drop_layer", 1, 2, 3)},
+    **{name: {"35%": _layers("drop_layer", 1, 2, 3)} for name in ("life_regression", "life_regression_merging")},
     "vit_slim_refit": {"35%": {"patches": "up", "patch_share": 0.2}},
     **{row: {"70%": {"stage_layer_1": 3}, "50%": {"stage_layer_1": 2}, "35%": {"stage_layer_1": 1}} for row in ONE_STAGE},
 }
