@@ -20,6 +20,9 @@ COLORS = {
     "merge": "#7a8699",
     "vit_slim": "#b8860b",
     "width": "#00798c",
+    "life_regression_merging": "#83c9a0",
+    "patch_slimming_merging": "#7fabdc",
+    "sit_seeded": "#c7a5dd",
 }
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
