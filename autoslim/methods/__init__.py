@@ -23,6 +23,8 @@ from autoslim.methods.trainer import DistillationBatch, SharedTrainer
 from autoslim.methods.vit_slim.method import ViTSlim
 from autoslim.methods.width.method import Width
 
+_WITH_AN_OPTION: tuple[type[Method], ...] = (MergingLifeRegression, MergingPatchSlimming, SeededSiT)
+
 _CLASSES: tuple[type[Method], ...] = (
     LifeRegression,
     PatchSlimming,
@@ -31,17 +33,18 @@ _CLASSES: tuple[type[Method], ...] = (
     Merge,
     ViTSlim,
     Width,
-    # A paper's method with an option of ours, each.
-    MergingLifeRegression,
-    MergingPatchSlimming,
-    SeededSiT,
+    *_WITH_AN_OPTION,
 )
 
 METHODS: dict[str, Method] = {method.name: method() for method in _CLASSES}
 """Every method by its name in recipes, search spaces and model folders."""
 
+WITH_AN_OPTION = tuple(method.name for method in _WITH_AN_OPTION)
+"""Those that are a paper's method with an option of ours: all of their code is that method's."""
+
 __all__ = [
     "METHODS",
+    "WITH_AN_OPTION",
     "Constraints",
     "DistillationBatch",
     "Knob",

@@ -24,8 +24,9 @@ def test_models_says_which_methods_take_a_model_and_why_the_others_do_not(autosl
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert [model["name"] for model in found] == ["vit_base_patch16_siglip_224"]
-    assert found[0]["methods"] == [name for name in METHODS if name != "merge"]
-    assert list(found[0]["refused"]) == ["merge"]
+    merging = ["merge", "life_regression_merging", "patch_slimming_merging"]
+    assert found[0]["methods"] == [name for name in METHODS if name not in merging]
+    assert list(found[0]["refused"]) == merging
     assert "pooling 'token', 'avg' or 'max'" in found[0]["refused"]["merge"]
 
 

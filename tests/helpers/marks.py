@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from autoslim.methods import METHODS
+from autoslim.methods import METHODS, WITH_AN_OPTION
 
 CI_ONLY = [pytest.mark.slow, pytest.mark.short]
 """For what `make test` has no time for, and CI runs in its second step."""
@@ -14,13 +14,13 @@ CI_ONLY = [pytest.mark.slow, pytest.mark.short]
 ONE_OF_A_KIND = ("merge", "width")
 """Of the methods that remove tokens, and of those that remove widths, one each."""
 
-AS_ANOTHER = tuple(name for name in METHODS if any(name.startswith(f"{other}_") for other in METHODS))
-"""Methods that are another one with an option of ours: what tests every method tests these where it tests variants."""
+DISTINCT = tuple(name for name in METHODS if name not in WITH_AN_OPTION)
+"""Methods whose code no other one has. What tests every method tests the others where it tests variants."""
 
 
 def marks_of(name: str) -> list[pytest.MarkDecorator]:
     """Of the cases of a method where `make test` runs one of each kind."""
-    return [] if name in ONE_OF_A_KIND else [pytest.mark.slow] if name in AS_ANOTHER else CI_ONLY
+    return [] if name in ONE_OF_A_KIND else [pytest.mark.slow] if name in WITH_AN_OPTION else CI_ONLY
 
 
 def every_method(names: Iterable[str] = METHODS) -> list[object]:

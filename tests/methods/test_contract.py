@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.marks import AS_ANOTHER, CI_ONLY, ONE_OF_A_KIND
+from helpers.marks import CI_ONLY, DISTINCT, ONE_OF_A_KIND
 from helpers.method_contract import OF_A_METHOD, OF_A_MODEL, dynamic_batch, exports_with_a_dynamic_batch
 from helpers.tiny import (
     KINDS,
@@ -35,9 +35,6 @@ from autoslim.methods.base import logits_of
 NAMES = [*METHODS, *(f"{name}:{variant}" for name in METHODS for variant in getattr(method_tests(name), "VARIANTS", {}))]
 """Methods and their variants."""
 
-PLAIN = tuple(name for name in METHODS if name not in AS_ANOTHER)
-"""Those whose code no other one has."""
-
 SHAPES = {model: make_dense(model).shape for model in KINDS}
 """Read once: every method and variant is asked for every one of them."""
 
@@ -56,8 +53,8 @@ def handles(method: str, model: str) -> bool:
 CASES = [(method, model) for method in NAMES for model in KINDS if handles(method, model)]
 # Methods on one kind with two prefix tokens, and for CI their variants and one kind with none: what the others add is tested by everything
 # that is slow.
-FAST = [(m, k) for m, k in CASES if m in PLAIN and k == "distilled"]
-IN_CI = [(m, k) for m, k in CASES if k == ("average without class token" if m in PLAIN else "distilled")]
+FAST = [(m, k) for m, k in CASES if m in DISTINCT and k == "distilled"]
+IN_CI = [(m, k) for m, k in CASES if k == ("average without class token" if m in DISTINCT else "distilled")]
 each_case = pytest.mark.parametrize(
     ("method", "model"),
     [pytest.param(*case, marks=() if case in FAST else CI_ONLY if case in IN_CI else pytest.mark.slow) for case in CASES],
@@ -67,7 +64,7 @@ each_case = pytest.mark.parametrize(
 EXPORTS = [pytest.param(m, k, marks=CI_ONLY if k == "distilled" and m in ONE_OF_A_KIND else pytest.mark.slow) for m, k in CASES]
 each_export = pytest.mark.parametrize(("method", "model"), EXPORTS)
 each_method = pytest.mark.parametrize(
-    "method", [*PLAIN, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in PLAIN)]
+    "method", [*DISTINCT, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in DISTINCT)]
 )
 
 

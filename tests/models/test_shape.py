@@ -75,9 +75,9 @@ def test_a_slimmed_model_is_not_slimmed_again():
 
 def test_a_method_that_refuses_says_which_others_do_not():
     shape = make_dense("attention pooling").shape
-    assert list(refusals(shape)) == ["merge"]
+    assert list(refusals(shape)) == ["merge", "life_regression_merging", "patch_slimming_merging"]
     with pytest.raises(
-        UnsupportedModelError, match=r"merged tokens need .*; methods that take this model: .*sit, vit_slim, width$"
+        UnsupportedModelError, match=r"merged tokens need .*; methods that take this model: .*sit, vit_slim, width, sit_seeded$"
     ):
         check_method("merge", shape)
     check_method("width", shape)
@@ -148,8 +148,9 @@ def test_blocks_that_differ_are_described_one_by_one():
 @pytest.mark.parametrize("model", [name for name, parts in PARTS_OF.items() if "whole" in parts])
 def test_blocks_that_run_as_a_whole_are_for_methods_that_drop_tokens_between_them(model: str):
     shape = make_dense(model).shape
-    assert [name for name in METHODS if name not in refusals(shape)] == ["life_regression", "sit"]
-    with pytest.raises(UnsupportedModelError, match=r"blocks\.0: .*; methods that take this model: life_regression, sit$"):
+    able = ["life_regression", "sit", "life_regression_merging", "sit_seeded"]
+    assert [name for name in METHODS if name not in refusals(shape)] == able
+    with pytest.raises(UnsupportedModelError, match=rf"blocks\.0: .*; methods that take this model: {', '.join(able)}$"):
         check_method("width", shape)
     with pytest.raises(UnsupportedModelError, match="start 'attention'"):
         METHODS["life_regression"].repair(shape, {"start": "attention"})
@@ -160,7 +161,9 @@ def test_blocks_that_run_as_a_whole_are_for_methods_that_drop_tokens_between_the
 
 def test_blocks_with_their_norms_behind_are_for_methods_of_widths_too():
     shape = make_dense("norms behind").shape
-    assert [name for name in METHODS if name not in refusals(shape)] == ["life_regression", "sit", "vit_slim", "width"]
+    assert [name for name in METHODS if name not in refusals(shape)] == [
+        *("life_regression", "sit", "vit_slim", "width", "life_regression_merging", "sit_seeded")
+    ]
     with pytest.raises(UnsupportedModelError, match="start 'attention'"):
         METHODS["life_regression"].repair(shape, {"start": "attention"})
     for patches in METHODS["vit_slim"].ranges["patches"].choices or ():

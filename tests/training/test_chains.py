@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.marks import DISTINCT
 from helpers.tiny import context_of, images, make_dense, recipe_of, share_of_dense, shared_of, slim, solved_knobs
 
 from autoslim.core.plan import Plan
@@ -33,7 +34,7 @@ from autoslim.training.loop import Trainer
 from autoslim.training.phase_steps import phase_shares, split_steps
 
 WIDTHS = ("width", "vit_slim")
-TOKENS = tuple(name for name in METHODS if name not in WIDTHS)
+TOKENS = tuple(name for name in DISTINCT if name not in WIDTHS)
 CHAINS = tuple((first, second) for first in WIDTHS for second in TOKENS)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.marks import DISTINCT
 from helpers.tiny import images, logits, make_dense
 
 from autoslim.core.recipe import PRECISIONS, Recipe, TrainingSettings
 from autoslim.core.result import Phase
 from autoslim.errors import DivergedError, RequestError
-from autoslim.methods import METHODS
 from autoslim.methods.trainer import DistillationBatch, Tensors
 from autoslim.training import TrialContext, run_trial
 from autoslim.training.batch_parts import HalfTeacher
@@ -181,7 +181,7 @@ def test_a_result_says_what_it_was_trained_in(context: TrialContext, make_recipe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DISTINCT)
 def test_every_method_is_trained_in_half_precision(
     method: str, precision: str, context: TrialContext, make_recipe: Callable[..., Recipe], drain, tmp_path
 ):

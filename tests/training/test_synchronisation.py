@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.marks import CI_ONLY, every_method
+from helpers.marks import CI_ONLY, DISTINCT, every_method
 from helpers.pretended_gpu import move, on_gpu, pretended_gpu
 from helpers.tiny import attached, make_dense, slim, solved_knobs
 from timm.utils import ModelEmaV3
@@ -203,7 +203,7 @@ def steps_that_may_not_wait() -> contextlib.AbstractContextManager[None]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DISTINCT)
 def test_no_step_waits_for_a_gpu(
     method: str, precision: str, base: Path, digits, make_recipe: Callable[..., Recipe], drain, tmp_path: Path, monkeypatch
 ):

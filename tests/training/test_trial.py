@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from helpers.marks import every_method
+from helpers.marks import DISTINCT, every_method
 from helpers.tiny import images, logits
 
 from autoslim.core.plan import Extra, Plan
@@ -236,7 +236,7 @@ def test_another_seed_is_another_model(context: TrialContext, make_recipe: MakeR
 
 @pytest.mark.slow
 @pytest.mark.short
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DISTINCT)
 def test_a_learning_rate_out_of_hand_is_a_diverged_trial(
     method: str, context: TrialContext, make_recipe: MakeRecipe, drain, tmp_path: Path
 ):
