@@ -68,8 +68,8 @@ def test_phases_come_in_order_and_take_the_epochs_of_the_recipe(recipe: str, who
     assert phases.count(Phase.PRUNE) == 1
     prune = phases.index(Phase.PRUNE)
     assert set(phases[:prune]) <= {Phase.TRAIN, Phase.SHARED}
-    # `merge` neither trains nor measures anything before the cut, and `sit` trains all parts with the pruned model.
-    assert (prune == 0) == (recipe in ("merge", "sit"))
+    # `merge` neither trains nor measures anything before the cut, and `sit` and `sit_seeded` train all parts with the pruned model.
+    assert (prune == 0) == (recipe in ("merge", "sit", "sit_seeded"))
     epochs = [report.epoch for report in reports]
     assert epochs == sorted(epochs)
     assert epochs[-1] == pytest.approx(outcome.epochs)
