@@ -65,6 +65,10 @@ def unpack_folder(uri: StorageUri, destination: Path) -> bool:
                     raise _CutOffError
                 (partial / _END).unlink()
                 return True
+        except StorageError:
+            # Its pieces may be gone, of which a store reads what is still missing, and not what was open: it was replaced meanwhile.
+            if stat(uri) == found:
+                raise
         except _CutOffError:
             # Else it was replaced meanwhile, and its pieces were deleted.
             if stat(uri) == found:

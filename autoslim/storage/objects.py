@@ -84,9 +84,13 @@ def _delete_abandoned(system: Any, uri: StorageUri) -> None:
 
     folder, _, name = uri.path.rpartition("/")
     infos = {info.base_name: info for info in system.get_file_info(FileSelector(folder or "/"))}
+    own = infos.get(name)
+    if own is None:
+        # Somebody else has deleted it since.
+        return
     for other, info in infos.items():
         is_partial = other.startswith(f".{name}.") and other.endswith(".partial")
-        if is_partial and infos[name].mtime - info.mtime > ABANDONED_AFTER:
+        if is_partial and own.mtime - info.mtime > ABANDONED_AFTER:
             system.delete_file(info.path)
 
 

@@ -320,10 +320,10 @@ def measured(method: str) -> str:
     own = [name for name in rows if name == method or name.startswith(f"{method}_")]
     dense = next(name for name in rows if name.startswith("dense"))
     scale = [name for name in (dense, "random_tokens", "tome", "l2_width", "taylor_width") if name not in own]
-    assert method in own, f"{method} is in no row of the comparison"
+    assert own, f"neither {method} nor an option of it is in a row of the comparison"
     picked = "\n".join(rows[name] for name in (*own, *scale))
     return (
-        f"{found[1]}{picked}\n\nOn CIFAR-10, 3 epochs over 10,000 images, with the present defaults, at these shares of the FLOPs. "
+        f"{found[1]}{picked}\n\nOn CIFAR-10, 3 epochs over 10,000 images, at these shares of the FLOPs. "
         "[All methods beside the baselines](../benchmarks/methods.md) has the command, the seeds and the intervals, and says which cells "
         "are empty because they have not been run, and which because they cannot be reached.\n"
     )

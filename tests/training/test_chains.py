@@ -40,7 +40,7 @@ CHAINS = tuple((first, second) for first in WIDTHS for second in TOKENS)
 
 @functools.cache
 def space() -> Space:
-    methods = {name: None for name in METHODS}
+    methods = {name: None for name in DISTINCT}
     text = json.dumps({"methods": methods, "chains": [list(chain) for chain in CHAINS]})
     return parse_space(text, source="chains.yaml")
 

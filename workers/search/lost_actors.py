@@ -70,7 +70,10 @@ class LostActorManager(RayActorManager):  # type: ignore[misc]
     def _note_node(self, tracked_actor: Any) -> None:
         _, place = self._live_actors_to_ray_actors_resources[tracked_actor]
         group = getattr(place, "placement_group", None)
-        self._nodes[tracked_actor.actor_id] = None if group is None else node_of_place(group)
+        found = None if group is None else node_of_place(group)
+        # What is known stays, where Ray does not say: the node may have been lost just now.
+        if found is not None or tracked_actor.actor_id not in self._nodes:
+            self._nodes[tracked_actor.actor_id] = found
 
     def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
         with self._loss.on(self._nodes.get(tracked_actor.actor_id)):

@@ -44,7 +44,8 @@ class NodeVerdict:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node_id, self._state, self._own, self._clock = node_id, state, own, clock
-        self._looked, self._alive_since = float("-inf"), float("inf")
+        self._looked = float("-inf")
+        self._alive_since = self._unanswered_since = float("inf")
 
     def look(self) -> NodeState | None:
         """What became of the node; None where that is not known yet: ask again."""
@@ -60,7 +61,10 @@ class NodeVerdict:
             # The head restarts, or is gone. What it said before counts no more.
             _log.warning("cannot ask Ray for the node of a lost worker: %s", error)
             self._alive_since = float("inf")
-            return None
+            self._unanswered_since = min(self._unanswered_since, now)
+            # Nobody can say, and the search must not stand still for it: who places the trial again finds out.
+            return NodeState.LOST if now - self._unanswered_since >= _SETTLE_SECONDS else None
+        self._unanswered_since = float("inf")
         if state is not NodeState.ALIVE or self._node_id == self._own():
             return state
         self._alive_since = min(self._alive_since, now)

@@ -82,8 +82,10 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial. Tune asks in every turn of its loop; after None again, and after FINISHED never."""
-        if self._coordinator is None:
+        if self._coordinator is None or self.over:
             return Searcher.FINISHED
+        # Where no other trial is left, Tune asks here alone, for up to ten minutes, and ends no step of its loop.
+        self.decide_losses()
         if len(self._numbers) >= self._slots.running:
             return None
         coordinator = self._coordinator
@@ -151,12 +153,20 @@ class CoordinatorSearcher(Searcher):  # type: ignore[misc]
     def _disk_full(self, trial_id: str, full: FullDisk, error: str) -> None:
         """No try of the trial, which goes to another node; where there is none, or the output's own disk is full, the search ends."""
         assert self._coordinator is not None
-        if full.node and self._slots.disk_is_full(full.node):
+        if full.node and self._fits_elsewhere(full.node):
             self.slots_changed()
             self._lost(trial_id, f"the disk is full at {full}; it goes to another node", error, retries=None)
         else:
             coordinator, number = self._coordinator, self._numbers.pop(trial_id)
             self._guard(lambda: coordinator.disk_full(number, error))
+
+    def _fits_elsewhere(self, full_node: str) -> bool:
+        try:
+            return self._slots.disk_is_full(full_node)
+        except RayError as error:
+            _log.warning("cannot ask Ray for nodes whose disks have room: %s", error)
+            # The next look at the nodes tells.
+            return True
 
     def decide_losses(self) -> bool:
         """Asks for the nodes of lost workers. Whether all are decided. A lost worker is a try of its trial, and a lost node is none."""
