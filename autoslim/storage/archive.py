@@ -12,6 +12,7 @@ from typing import IO
 
 from autoslim.core import activity
 from autoslim.core.files import publish_folder
+from autoslim.errors import StorageError
 from autoslim.storage.copying import copy_stream
 from autoslim.storage.faults import explained
 from autoslim.storage.listing import stat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -126,6 +127,32 @@ def test_who_reads_while_it_is_replaced_gets_the_successor(
             yield stream
 
     monkeypatch.setattr(archive, "open_pieces", replaced_meanwhile)
+    assert unpacked(uri, tmp_path / "back") == CONTENT[::-1]
+
+
+def test_who_reads_a_piece_that_is_gone_by_then_gets_the_successor(
+    uri: StorageUri, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object store reads by ranges: what is open is no longer there once it is deleted."""
+    pack_folder(folder, uri)
+    opened, replaced = archive.open_pieces, list[StorageUri]()
+
+    class Gone(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise FileNotFoundError(404, "no such key")
+
+    @contextlib.contextmanager
+    def gone_meanwhile(place: StorageUri, *, size: int, buffer_size: int) -> Iterator[IO[bytes]]:
+        with opened(place, size=size, buffer_size=buffer_size) as stream:
+            if replaced:
+                yield stream
+                return
+        replaced.append(place)
+        (folder / "train.arrow").write_bytes(CONTENT[::-1])
+        pack_folder(folder, uri)
+        yield Gone()
+
+    monkeypatch.setattr(archive, "open_pieces", gone_meanwhile)
     assert unpacked(uri, tmp_path / "back") == CONTENT[::-1]
 
 

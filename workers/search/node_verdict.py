@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 20.0
 """For which a node has to be alive after its worker was lost: the head misses five answers, 3 s apart, of one that ends without notice. The
 driver's own node has ended no more than the driver has."""
+_UNANSWERED_SECONDS = 60.0
+"""For which a head may not answer: one that restarts with its state has done so by then. Nobody can say afterwards, and the search must not
+stand still for it: who places the trial again finds out."""
 _LOOK_SECONDS = 1.0
 """Between two looks."""
 
@@ -62,8 +65,7 @@ class NodeVerdict:
             _log.warning("cannot ask Ray for the node of a lost worker: %s", error)
             self._alive_since = float("inf")
             self._unanswered_since = min(self._unanswered_since, now)
-            # Nobody can say, and the search must not stand still for it: who places the trial again finds out.
-            return NodeState.LOST if now - self._unanswered_since >= _SETTLE_SECONDS else None
+            return NodeState.LOST if now - self._unanswered_since >= _UNANSWERED_SECONDS else None
         self._unanswered_since = float("inf")
         if state is not NodeState.ALIVE or self._node_id == self._own():
             return state

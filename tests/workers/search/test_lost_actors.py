@@ -109,3 +109,14 @@ def test_an_actor_is_where_its_place_is_when_its_process_has_started(monkeypatch
     manager._actor_start_resolved(actor, "ready")
     manager._actor_task_failed(TrackedActorTask(actor), ActorDiedError())
     assert place.told == ["own"]
+
+
+def test_where_an_actor_is_stays_known_where_ray_does_not_say_it_again(monkeypatch: pytest.MonkeyPatch):
+    place = SimpleNamespace(node_id="own", loss=LossInTelling(), told=[])
+    manager = placed(monkeypatch, place)
+    (actor,) = manager.live_actors
+    place.node_id = None
+    manager._tracked_actors_to_state_futures[actor].add("ready")
+    manager._actor_start_resolved(actor, "ready")
+    manager._actor_task_failed(TrackedActorTask(actor), ActorDiedError())
+    assert place.told == ["own"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from ray.exceptions import RpcError
 
-from workers.search.node_verdict import _SETTLE_SECONDS, NodeVerdict
+from workers.search.node_verdict import _SETTLE_SECONDS, _UNANSWERED_SECONDS, NodeVerdict
 from workers.search.nodes import NodeState
 
 
@@ -50,6 +50,17 @@ def test_a_head_that_does_not_answer_is_asked_again_and_has_its_time_from_its_fi
     cluster = Cluster(says)
     assert cluster.verdict() is NodeState.ALIVE
     assert cluster.now == 40 + _SETTLE_SECONDS
+
+
+def test_a_head_that_stays_away_does_not_keep_the_search_waiting() -> None:
+    def says(now: float) -> NodeState:
+        if now >= 5:
+            raise RpcError("the head is gone")
+        return NodeState.ALIVE
+
+    cluster = Cluster(says)
+    assert cluster.verdict() is NodeState.LOST
+    assert cluster.now == 5 + _UNANSWERED_SECONDS
 
 
 def test_looks_in_quick_succession_ask_once() -> None:

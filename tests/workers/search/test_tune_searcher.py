@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.sample_search import make_job
 from helpers.simulated_trials import make_coordinator
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RpcError
 
 from autoslim.core.budget import Budget
 from autoslim.core.job import Resources
@@ -159,6 +159,7 @@ def searching(folder, slots: Slots = ONE_SLOT, **changes: Any):
             step=step,
             lose=lose,
             nodes=nodes,
+            clock=clock,
             store=store,
             job=job,
             searcher=searcher,
@@ -236,6 +237,38 @@ def test_a_full_disk_that_a_trials_error_tells_of_is_not_said_to_be_the_drivers(
         assert isinstance(search.coordinator.fatal, DiskFullError)
         assert str(search.coordinator.fatal).startswith("a disk is full where trial 0 ran: OSError: [Errno 28] No space left")
         assert search.store.trials(search.job.id)[0].state is TrialState.RUNNING
+
+
+def test_a_lost_trial_that_is_the_only_one_is_decided_where_tune_asks_for_the_next(tmp_path) -> None:
+    """Tune ends no step of its loop meanwhile."""
+    with searching(tmp_path) as search:
+        first = search.suggest()
+        search.begin_to_lose(DIED)
+        for _ in range(5):
+            search.clock.now += 1.0
+            assert search.suggest() is None
+        search.nodes["own"] = NodeState.LOST
+        search.clock.now += 1.0
+        assert search.suggest()["trial_number"] == first["trial_number"]
+        search.begin_to_lose(DIED)
+        search.searcher.end(UnavailableError("the head is gone"))
+        assert search.suggest() == "FINISHED"
+
+
+def test_a_head_that_restarts_does_not_end_a_search_that_meets_a_full_disk(tmp_path) -> None:
+    nodes = [Node(cpus=1.0, id="3fa9"), Node(cpus=1.0, id="77b0")]
+
+    def answer() -> list[Node]:
+        if not nodes:
+            raise RpcError("the head restarts")
+        return nodes
+
+    with searching(tmp_path, slots=Slots(Resources(), most=9, concurrency=None, follows=True, nodes=answer)) as search:
+        first = search.suggest()
+        nodes.clear()
+        search.lose(f"Traceback\n{FullDisk('/scratch', 'gpu-7', '3fa9').error()}")
+        again = search.suggest()
+        assert (again["trial_number"], again["full_nodes"]) == (first["trial_number"], ["3fa9"])
 
 
 @pytest.mark.faults
