@@ -184,7 +184,7 @@ class Method(abc.ABC):
         """Removes for good what only training needs and what the plan leaves out, within the budget.
 
         `requires_grad` of the returned model selects what is fine-tuned. What an earlier step has pruned (`Plan.narrowed` of the
-        context's plan) has to be, because nothing else lets it recover.
+        context's plan) has to be, since a rest alone is short.
         """
 
     def calibrate(self, model: nn.Module, context: StepContext, images: Callable[[], Iterator[Tensor]]) -> None:
