@@ -19,7 +19,7 @@ pytest.register_assert_rewrite("helpers.method_contract")
 
 _ALL_SLOW = re.compile(r"^pytestmark = (CI_ONLY|pytest\.mark\.slow|\[\s*pytest\.mark\.slow)\b", re.MULTILINE)
 
-SHORT_BY_NAME = ("CI_ONLY", "every_method", "database_url")
+SHORT_BY_NAME = ("CI_ONLY", "every_method", "marks_of", "database_url")
 """What gives the mark `short` without its name."""
 _SOME_SHORT = re.compile(rf"mark\.short\b|\b({'|'.join(SHORT_BY_NAME)})\b")
 

@@ -238,7 +238,9 @@ def training_form_pickles_and_copies(method: str) -> None:
 
 def training_moves_what_it_says_and_nothing_else(method: str) -> None:
     dense = make_dense()
-    knobs = solved_knobs(method, dense.shape)
+    # SiT's modules that start at random give all patches to all tokens alike: their scale has next to no gradient in so few steps.
+    fitted = {"start": "fitted"} if method == "sit" else None
+    knobs = solved_knobs(method, dense.shape, knobs=fitted)
     student = attach(method, dense, knobs)
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
     train(method, dense, student, knobs)

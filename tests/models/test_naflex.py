@@ -63,7 +63,7 @@ def test_its_cost_is_predicted_to_the_integer(kind: str, tmp_path: Path):
     plan = Plan.dense(dense.shape)
     assert count_flops(dense.module, (32, 32)) == predict(dense.shape, plan).total
     assert dense.parameters == predict_params(dense.shape, plan) == dense.shape.params
-    assert set(refusals(dense.shape)) <= {"merge"}
+    assert set(refusals(dense.shape)) <= {"merge", "life_regression_merging", "patch_slimming_merging"}
 
 
 @each_kind

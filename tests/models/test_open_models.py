@@ -108,7 +108,14 @@ def test_positions_and_norms_behind_are_opened_and_narrowed():
     narrowed = METHODS["width"].build(copy.deepcopy(opened), shape, plan, METHODS["width"].repair(shape, {}))
     assert count_flops(narrowed, 32) == predict(shape, plan).total
     assert sum(p.numel() for p in narrowed.parameters()) == predict_params(shape, plan)
-    assert sorted(refusals(shape)) == ["dps", "merge", "patch_slimming", "sit"]
+    assert sorted(refusals(shape)) == [
+        "dps",
+        "merge",
+        "patch_slimming",
+        "patch_slimming_merging",
+        "sit",
+        "sit_seeded",
+    ]
 
 
 def test_every_rank_draws_the_same_dropout_of_positions():

@@ -34,7 +34,8 @@ from workers.search.opened_images import opened_images
 from workers.search.resources import trial_resources, trial_threads
 from workers.search.stall_note import Stall, StallNote
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 

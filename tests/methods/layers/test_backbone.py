@@ -154,7 +154,7 @@ def test_mixed_tokens_fill_by_their_shares():
 
 def test_what_sit_has_mixed_is_restored_from_its_made_tokens():
     dense = make_dense()
-    model = slim("sit", dense).model
+    model = slim("sit", dense, knobs={"start": "fitted"}).model
     with torch.no_grad():
         left, whole = features(model, images()), features(model, images(), restore_tokens=True)
     made = left.tokens.shape[1] - 1

@@ -43,7 +43,7 @@ def test_a_search_under_a_papers_name_has_the_papers_options(name: str) -> None:
             if knob == "drops":
                 # The code's three or fewer; four, and in front of every block, are ours.
                 assert set(narrowed.choices) <= {1, 2, 3}
-            elif METHODS[method].ranges[knob].choices is not None and knob not in own | OPEN.get(method, set()):
+            elif narrowed.searched and narrowed.choices is not None and knob not in own | OPEN.get(method, set()):
                 assert narrowed.choices == (METHODS[method].ranges[knob].default,), (method, knob)
 
 

@@ -83,6 +83,7 @@ def trainable_of(reports: Iterator[Any], *, leaves: bool = False) -> TrialTraina
     trainable._leaves, trainable._stalls = DrainWatch("own", draining=set), StallWatch(0.0)
     if leaves:
         trainable._leaves._leave("its node drains")
+    trainable._trial_config = {"output_uri": "", "trial_folder": "/runs/trials/t"}
     trainable._work, trainable._system, trainable._is_open = reports, SimpleNamespace(sample=dict), True
     return trainable
 

@@ -95,6 +95,7 @@ def trainable_of(monkeypatch: pytest.MonkeyPatch, trial: Callable[..., Iterator[
     monkeypatch.setattr(tune_trainable, "run_trial", trial)
     recipe: Any = SimpleNamespace()
     trainable._system, trainable._is_open = SimpleNamespace(sample=dict), False  # type: ignore[assignment]
+    trainable._trial_config = CONFIG
     trainable._work = trainable._run(recipe, CONFIG)
     return trainable
 
