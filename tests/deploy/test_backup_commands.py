@@ -88,6 +88,8 @@ def test_what_is_backed_up_is_there_after_a_restore(
     for name in ("jobs/ID/model.txt", "drivers/ID-a1.json", "service"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
+    # As the service makes it.
+    root.chmod(0o700)
     with Queue(url) as queue:
         before = [queue.submit("{}", tenant="me")[0].id for _ in range(2)]
         play(f"Back up {kind}")

@@ -165,6 +165,7 @@ def test_a_lost_rank_ends_the_try_and_the_next_one_resumes(
 @pytest.mark.short
 def test_a_rank_is_lost_while_rank_0_waits_for_something_else_than_a_collective(
     context: TrialContext,
+    leading: LeadingRank,
     base: Path,
     digits: PreparedDataset,
     make_recipe: MakeRecipe,
@@ -172,6 +173,8 @@ def test_a_rank_is_lost_while_rank_0_waits_for_something_else_than_a_collective(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """As in NCCL's, which say nothing of a rank that has ended."""
+    # A process is in one group at a time.
+    leading.close()
     monkeypatch.setattr(rank_watch, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(rank_watch, "_NOTICE_SECONDS", 0.5)
     told: list[str] = []
@@ -182,10 +185,10 @@ def test_a_rank_is_lost_while_rank_0_waits_for_something_else_than_a_collective(
         told.append(reason)
         ended.set()
 
-    leading = LeadingRank(2, base=base, dataset=digits.path, teacher=None, end=end)
+    watching = LeadingRank(2, base=base, dataset=digits.path, teacher=None, end=end)
 
     def hang() -> bool:
-        ((process, _),) = leading._others
+        ((process, _),) = watching._others
         os.kill(process.pid, signal.SIGKILL)
         assert ended.wait(60)
         return False
@@ -193,10 +196,12 @@ def test_a_rank_is_lost_while_rank_0_waits_for_something_else_than_a_collective(
     try:
         with pytest.raises(RankLostError, match=r"rank 1 of 2 was ended by SIGKILL"):
             list(
-                run_trial(make_recipe("merge", **SETTINGS), dataclasses.replace(context, group=leading, preempted=hang), tmp_path)
+                run_trial(
+                    make_recipe("merge", **SETTINGS), dataclasses.replace(context, group=watching, preempted=hang), tmp_path
+                )
             )
     finally:
-        leading.close()
+        watching.close()
     assert told[0] == "rank 1 of 2 was ended by SIGKILL, and rank 0 waits for it"
 
 

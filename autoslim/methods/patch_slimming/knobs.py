@@ -5,10 +5,12 @@ from __future__ import annotations
 from autoslim.methods.knob import Knob, Ranges
 from autoslim.methods.layers.gradual import GRADUAL
 from autoslim.methods.layers.merging import DEAD
-from autoslim.methods.patch_slimming.pyramid import MAX_DEPTH, TAPER
+from autoslim.methods.patch_slimming.pyramid import LEAST_KEEP, MAX_DEPTH, TAPER
 
 RANGES: Ranges = {
-    "keep": Knob(kind="float", help="mean share of patches kept over the blocks", default=0.6, low=0.02, high=1.0, cost_sign=1),
+    "keep": Knob(
+        kind="float", help="mean share of patches kept over the blocks", default=0.6, low=LEAST_KEEP, high=1.0, cost_sign=1
+    ),
     "counts": Knob(
         kind="choice",
         help="what decides the patches per block: Algorithm 1 (paper), a line of two knobs, or scores",

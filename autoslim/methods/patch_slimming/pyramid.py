@@ -28,6 +28,9 @@ MAX_DEPTH = 52
 TAPER = 0.8
 """The knob's default, and the fall of the counts that `keep` stands for where Algorithm 1 or the scores decide on the counts themselves."""
 
+LEAST_KEEP = 0.02
+"""The least `keep` of a recipe: a fiftieth of the patches is four of 196."""
+
 _BISECTIONS = 40
 """2^-40 of a ladder's length is far below one patch."""
 
@@ -67,7 +70,8 @@ def canonical_knobs(shape: ViTShape, knobs: Knobs) -> Knobs:
             lows.append(_keep_at((count - 0.5) / shape.patches, taper, number, blocks))
         if count < shape.patches:
             highs.append(_keep_at((max(count, 1) + 0.5) / shape.patches, taper, number, blocks))
-    keep = (max(lows) + min(highs)) / 2
+    # The middle may lie below what a recipe may have, where each block has a patch or two; the least share allowed selects the same then.
+    keep = max((max(lows) + min(highs)) / 2, LEAST_KEEP)
     counts = [max(1, int(shape.patches * share + 0.5)) for share in _line(keep, taper, blocks)]
     return {**knobs, "keep": keep, "spare": _apply_spare(shape, counts, knobs["spare"])[1]}
 

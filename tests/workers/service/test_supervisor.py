@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -272,7 +273,8 @@ def test_a_frozen_driver_that_wakes_up_too_late_ends_itself_and_writes_nothing(s
         short.drive(None, lambda: not is_alive(short.pid(job)))
         assert (short.queue.events(job.id), store.fingerprint(job.id)) == before
     assert short.queue.get(job.id).owner == "somebody else"
-    assert "no longer held by" in short.settings.log(job.id, 1).read_text()
+    # By the answer of the database or by its own clock, whichever it hears of first.
+    assert re.search(r"no longer held by|the lease ran out", short.settings.log(job.id, 1).read_text())
 
 
 @pytest.mark.faults
