@@ -150,9 +150,9 @@ def test_without_git_rows_are_told_apart_by_their_folder_alone(monkeypatch: pyte
 
 
 def test_a_case_may_take_several_times_as_long_as_its_job_does_undisturbed() -> None:
-    """On slow cores, where the three took 121, 310 and 850 s."""
+    """On slow cores, where the three took 121, 310 and 1100 s."""
     assert PATIENCE.keys() == JOBS.keys()
-    assert all(PATIENCE[job] > LONGEST * seconds for job, seconds in zip(JOBS, (121, 310, 850), strict=True))
+    assert all(PATIENCE[job] > LONGEST * seconds for job, seconds in zip(JOBS, (121, 310, 1100), strict=True))
 
 
 def test_a_case_breaks_a_rule_where_its_job_takes_another_driver_than_it_has_to() -> None:
