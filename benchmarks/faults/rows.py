@@ -24,8 +24,5 @@ def keep_row(file: Path, row: dict[str, Any]) -> None:
 
 def all_trained(row: Mapping[str, Any]) -> bool:
     """Whether as many trials as the user wanted were trained, to their end or until the scheduler stopped them, and there is no other."""
-    if "trials" not in row:
-        # Of a version that did not keep them.
-        return True
     trained = sum(row["trials"].get(state, 0) for state in ("complete", "stopped"))
     return trained == row["asked"] == sum(row["trials"].values())
